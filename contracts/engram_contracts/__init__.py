@@ -1,0 +1,1 @@
+"""Everything the parts of Engram say to each other. Imports pydantic and nothing of Engram's other floors."""

@@ -1,0 +1,117 @@
+"""Commands: work asked for, one owner each, carried by the WORK stream.
+
+The subject names the tenant (`engram.work.<lane>.<op>.<tenant>`), so no body repeats it and none can
+contradict it. `id` is the command's own: it is the job, the `Nats-Msg-Id`, and what makes a repeat harmless.
+Producers outside Engram publish the same bodies to the same subjects.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, StringConstraints
+
+from engram_contracts.memory import Filters, MemoryChanges, MemoryFields
+from engram_contracts.messages import Moment, Versioned
+
+NodeId = Annotated[
+    str, StringConstraints(max_length=320, pattern=r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x1f\x7f]+$")
+]
+"""`type:name`, for example `person:Ann`; type is lower case, the name is kept as written."""
+
+QueryText = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+EdgeType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+
+
+class Command(Versioned):
+    """Base of all commands. `accepted_at` is when the door, or whoever publishes, took responsibility."""
+
+    op: ClassVar[str]
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    accepted_at: Moment
+    actor: str | None = None
+    """Who asked: the id of the key or the subject of the token; for the audit, never for access."""
+
+
+class Remember(Command):
+    """Keep a memory. A repeat with the same `memory_id` changes nothing."""
+
+    op = "remember"
+    memory_id: str
+    memory: MemoryFields
+
+
+class Revise(Command):
+    """Change fields of a memory; the record gains a version. A repeat of the same command changes nothing."""
+
+    op = "revise"
+    memory_id: str
+    changes: dict[str, Any]
+    """Names and JSON values of the fields that were sent; read them with `edit`."""
+
+    def edit(self) -> MemoryChanges:
+        """The changes, validated. Raises pydantic's `ValidationError` when they are not a valid edit."""
+        return MemoryChanges.model_validate(self.changes)
+
+
+class Forget(Command):
+    """Delete a memory's text everywhere; a tombstone with its id stays. A repeat changes nothing."""
+
+    op = "forget"
+    memory_id: str
+
+
+class Think(Command):
+    """Answer a question from memories. A repeat of the same command gives the first answer again."""
+
+    op = "think"
+    question: QueryText
+    limit: int = Field(default=10, ge=1, le=100)
+    filters: Filters = Filters()
+    model: str | None = None
+
+
+class PutNode(Command):
+    """Create a node, or merge attributes into it. A repeat changes nothing."""
+
+    op = "put-node"
+    node: NodeId
+    attributes: dict[str, Any] = Field(default_factory=dict, max_length=64)
+
+
+class DropNode(Command):
+    """Remove a node with its edges and mentions. A repeat changes nothing."""
+
+    op = "drop-node"
+    node: NodeId
+
+
+class PutEdge(Command):
+    """Create an edge, or set its weight and validity. Missing end nodes are created. A repeat changes nothing."""
+
+    op = "put-edge"
+    source: NodeId
+    type: EdgeType
+    target: NodeId
+    weight: float = Field(default=1.0, gt=0, le=1e6, allow_inf_nan=False)
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
+    evidence: tuple[str, ...] = Field(default=(), max_length=100)
+
+
+class DropEdge(Command):
+    """Remove an edge. A repeat changes nothing."""
+
+    op = "drop-edge"
+    source: NodeId
+    type: EdgeType
+    target: NodeId
+
+
+INGEST: tuple[type[Command], ...] = (Remember, Revise, Forget)
+"""What the embedder turns into facts."""
+
+GRAPH: tuple[type[Command], ...] = (PutNode, DropNode, PutEdge, DropEdge)
+"""What the graph turns into facts."""
+
+COMMANDS: dict[str, type[Command]] = {kind.op: kind for kind in (*INGEST, *GRAPH, Think)}

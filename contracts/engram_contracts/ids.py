@@ -1,0 +1,66 @@
+"""Ids: time-ordered where nothing is known, derived where a repeat must meet its first self."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import time
+import zlib
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+NAMESPACE = UUID("6f1d4f0e-8a5c-5c1e-9a53-0b6d0a5c7e11")
+"""Root of every derived id; changing it would give every idempotency key a second effect."""
+
+PARTITIONS = 8
+
+
+def new_id() -> str:
+    """A time-ordered UUID (version 7, RFC 9562) as text."""
+    milliseconds = time.time_ns() // 1_000_000
+    tail = int.from_bytes(os.urandom(10), "big")
+    high = (milliseconds << 16) | 0x7000 | (tail >> 64 & 0x0FFF)
+    low = (0b10 << 62) | (tail & ((1 << 62) - 1))
+    return str(UUID(int=(high << 64) | low))
+
+
+def derived_id(*parts: str) -> str:
+    """The UUID (version 5) that the same parts always give; parts are length-prefixed, so none can imitate two."""
+    return str(uuid5(NAMESPACE, "".join(f"{len(part)}:{part}" for part in parts)))
+
+
+def partition_of(tenant: str) -> int:
+    """The log partition that holds everything of a tenant: crc32 modulo `PARTITIONS`."""
+    return zlib.crc32(tenant.encode()) % PARTITIONS
+
+
+@dataclass(frozen=True, slots=True)
+class JobId:
+    """Names one accepted command so that its whereabouts can be looked up without a table of jobs.
+
+    `sequence` is where the command lies in the WORK stream, `command` its id. The text form ends in a MAC
+    over tenant and both, so that a foreign or invented job id is refused before anything is looked up.
+    """
+
+    sequence: int
+    command: str
+
+    def text(self, tenant: str, pepper: bytes) -> str:
+        """The job id as clients see it: `job_<sequence>_<command>_<mac>`."""
+        body = f"{self.sequence:x}_{UUID(self.command).hex}"
+        return f"job_{body}_{_mac(tenant, body, pepper)}"
+
+    @classmethod
+    def parse(cls, text: str, tenant: str, pepper: bytes) -> JobId | None:
+        """The id that `text` names for this tenant, or `None` if it was not issued to it."""
+        head, _, rest = text.partition("_")
+        body, _, mac = rest.rpartition("_")
+        if head != "job" or not hmac.compare_digest(mac.encode(), _mac(tenant, body, pepper).encode()):
+            return None
+        sequence, _, command = body.partition("_")
+        return cls(int(sequence, 16), str(UUID(command)))
+
+
+def _mac(tenant: str, body: str, pepper: bytes) -> str:
+    return hmac.new(pepper, f"job|{tenant}|{body}".encode(), hashlib.sha256).hexdigest()[:12]

@@ -1,0 +1,134 @@
+"""A memory: what a client may say of it, and the record that is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from engram_contracts.messages import Message, Moment, Strict
+
+MAX_CONTENT = 10_000
+MAX_METADATA_BYTES = 16_384
+
+KINDS = (
+    "fact", "decision", "preference", "procedure", "episode", "observation",
+    "error", "plan", "reflection", "question", "note",
+)  # fmt: skip
+"""Kinds with a meaning of their own; the list is open, any `Kind` is accepted."""
+
+Content = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CONTENT)]
+Kind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+Scope = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Scalar = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
+Metadata = dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Scalar | list[Scalar]]
+State = Literal["active", "stale", "archived", "forgotten"]
+
+
+class MemoryFields(Message):
+    """What a memory says and where it belongs; shared by what clients send and what is stored.
+
+    `content` is 1 to 10,000 characters. `occurred_at` is when it happened, not when it was stored.
+    `importance` and `confidence` run from 0 to 1.
+    """
+
+    content: Content
+    kind: Kind = "note"
+    user_id: Scope | None = None
+    agent_id: Scope | None = None
+    session_id: Scope | None = None
+    speaker: Scope | None = None
+    tags: tuple[Tag, ...] = Field(default=(), max_length=32)
+    metadata: Metadata = Field(default_factory=dict, max_length=64)
+    importance: Share = 0.5
+    confidence: Share = 1.0
+    source: Annotated[str, StringConstraints(max_length=512)] | None = None
+    occurred_at: Moment | None = None
+    expires_at: Moment | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, content: str) -> str:
+        if not content.strip():
+            raise ValueError("content is blank; send at least one visible character")
+        return content
+
+    @field_validator("metadata")
+    @classmethod
+    def _stays_small(cls, metadata: Metadata) -> Metadata:
+        size = len(repr(metadata)) if metadata else 0
+        if size > MAX_METADATA_BYTES:
+            raise ValueError(f"metadata takes {size} bytes; the limit is {MAX_METADATA_BYTES}")
+        return metadata
+
+
+class NewMemory(MemoryFields, Strict):
+    """One memory as a client sends it; unknown fields are refused."""
+
+
+class MemoryChanges(Strict):
+    """What a client wants changed; only the fields that are sent change, and `null` clears the optional ones."""
+
+    content: Content | None = None
+    kind: Kind | None = None
+    user_id: Scope | None = None
+    agent_id: Scope | None = None
+    session_id: Scope | None = None
+    speaker: Scope | None = None
+    tags: tuple[Tag, ...] | None = Field(default=None, max_length=32)
+    metadata: Metadata | None = Field(default=None, max_length=64)
+    importance: Share | None = None
+    confidence: Share | None = None
+    source: Annotated[str, StringConstraints(max_length=512)] | None = None
+    occurred_at: Moment | None = None
+    expires_at: Moment | None = None
+
+    @field_validator("content", "kind", "tags", "metadata", "importance", "confidence")
+    @classmethod
+    def _cannot_be_cleared(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("this field can be changed but not cleared; leave it out to keep it")
+        return value
+
+    def changed(self) -> dict[str, object]:
+        """The fields that were sent, by name, with their values."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+class Memory(MemoryFields):
+    """A memory as it is stored. `version` starts at 1 and grows by one with each change."""
+
+    id: str
+    version: int = 1
+    state: State = "active"
+    created_at: Moment
+    updated_at: Moment
+
+
+class MemoryVersion(Message):
+    """One version in a memory's history: the whole record as it stood from `at` on."""
+
+    version: int
+    at: Moment
+    change: Literal["created", "revised", "forgotten"]
+    memory: Memory
+
+
+class Filters(Strict):
+    """Narrows a question to some memories; every given field must hold (a list means any of its values).
+
+    `tags` must all be present. `after` is inclusive, `before` exclusive; both compare `occurred_at`, or
+    `created_at` where a memory has none. `metadata` compares for equality, key by key.
+    """
+
+    user_id: Scope | None = None
+    agent_id: Scope | None = None
+    session_id: Scope | None = None
+    kind: Kind | tuple[Kind, ...] | None = None
+    speaker: Scope | None = None
+    tags: tuple[Tag, ...] = Field(default=(), max_length=32)
+    after: Moment | None = None
+    before: Moment | None = None
+    metadata: dict[str, str | int | float | bool] = Field(default_factory=dict, max_length=16)

@@ -1,0 +1,390 @@
+"""Questions and their replies: request/reply on `engram.rpc.<service>.<verb>`, one answerer each.
+
+A question that nobody answers before its deadline is forgotten and says so (`Unavailable`). A repeat is a
+new question. Questions carry their tenant; an answerer looks at nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from engram_contracts.commands import EdgeType, NodeId, QueryText
+from engram_contracts.errors import Failure
+from engram_contracts.facts import SparseVector, Thought
+from engram_contracts.memory import Filters, Memory, MemoryVersion
+from engram_contracts.messages import Message, Moment, Tenant
+
+Stage = Literal["accepted", "embedded", "indexed", "linked", "done", "retrying", "dead"]
+R = TypeVar("R", bound=Message)
+
+
+class Question(Message, Generic[R]):
+    """Base of all questions. `service` and `verb` make the subject, `Reply` is what comes back."""
+
+    service: ClassVar[str]
+    verb: ClassVar[str]
+    Reply: ClassVar[type[Message]]
+
+
+class Answered(Message):
+    """What travels back: either the reply's JSON or the failure, never both."""
+
+    reply: bytes | None = None
+    failure: Failure | None = None
+
+
+# --- embedder ---------------------------------------------------------------------------------------
+
+
+class QueryVectors(Message):
+    """A query's vectors, and the model that made the dense one (`name@dimension`)."""
+
+    model: str
+    dense: bytes
+    sparse: SparseVector
+
+
+class EmbedQuery(Question[QueryVectors]):
+    """Vectors for a query. Answered by the embedder, ahead of any bulk work."""
+
+    service, verb, Reply = "embedder", "embed-query", QueryVectors
+    text: QueryText
+
+
+# --- vectors ----------------------------------------------------------------------------------------
+
+
+class Explanation(Message):
+    """Why a result stands where it does: `score` is the sum of `parts`."""
+
+    parts: dict[str, float]
+    raw: dict[str, float]
+    ranks: dict[str, int]
+    path: tuple[str, ...] = ()
+
+
+class Hit(Message):
+    """A recalled memory. `score` runs from 0 to 1, higher is better; `legs` names what found it."""
+
+    memory: Memory
+    score: float
+    legs: tuple[str, ...]
+    excerpt: str | None = None
+    """For a long memory, the stretch of it that matched."""
+    explain: Explanation | None = None
+
+
+class Recollection(Message):
+    """Ranked memories. `degraded` names the parts that could not help, with the reason."""
+
+    hits: tuple[Hit, ...]
+    degraded: tuple[str, ...] = ()
+    took_ms: float = 0.0
+    stages_ms: dict[str, float] | None = None
+
+
+class Recall(Question[Recollection]):
+    """The memories that best answer a query. Answered by vectors."""
+
+    service, verb, Reply = "vectors", "recall", Recollection
+    tenant: Tenant
+    query: QueryText
+    limit: int = Field(default=10, ge=1, le=100)
+    filters: Filters = Filters()
+    explain: bool = False
+    deadline_ms: int = 2_000
+
+
+class IndexedMemory(Message):
+    """A memory as the index holds it, and when it became searchable."""
+
+    memory: Memory
+    indexed_at: Moment
+    command: str
+    """The last command whose effect the index shows."""
+
+
+class Indexed(Message):
+    """The memory, or nothing where the index does not hold it."""
+
+    found: IndexedMemory | None = None
+
+
+class FindIndexed(Question[Indexed]):
+    """What the index holds under a memory's id. Answered by vectors."""
+
+    service, verb, Reply = "vectors", "find", Indexed
+    tenant: Tenant
+    memory_id: str
+
+
+class Count(Message):
+    """How many memories a store holds."""
+
+    memories: int
+
+
+class CountIndexed(Question[Count]):
+    """How many of a tenant's memories can be recalled. Answered by vectors."""
+
+    service, verb, Reply = "vectors", "count", Count
+    tenant: Tenant
+
+
+# --- graph ------------------------------------------------------------------------------------------
+
+
+class GetMemory(Question[Memory]):
+    """One memory's current record; `NotFound` when the tenant has none of that id. Answered by the graph."""
+
+    service, verb, Reply = "graph", "memory", Memory
+    tenant: Tenant
+    memory_id: str
+
+
+class History(Message):
+    """All versions of a memory, oldest first."""
+
+    versions: tuple[MemoryVersion, ...]
+
+
+class GetHistory(Question[History]):
+    """A memory's versions; `NotFound` as for `GetMemory`. Answered by the graph."""
+
+    service, verb, Reply = "graph", "history", History
+    tenant: Tenant
+    memory_id: str
+
+
+class MemoryPage(Message):
+    """Memories, newest first; `after` continues the list, and is absent on the last page."""
+
+    memories: tuple[Memory, ...]
+    after: str | None = None
+    total: int | None = None
+
+
+class ListMemories(Question[MemoryPage]):
+    """A tenant's memories, newest id first, from below the id `after`. Answered by the graph."""
+
+    service, verb, Reply = "graph", "memories", MemoryPage
+    tenant: Tenant
+    filters: Filters = Filters()
+    limit: int = Field(default=50, ge=1, le=1_000)
+    after: str | None = None
+
+
+class Node(Message):
+    """A node of the graph. `mentions` counts the memories that speak of it, `degree` its edges."""
+
+    id: NodeId
+    type: str
+    name: str
+    attributes: dict[str, Any] = Field(default_factory=dict)
+    mentions: int = 0
+    degree: int = 0
+
+
+class Edge(Message):
+    """A typed, weighted edge; `evidence` holds ids of memories it came from (at most 20 are listed)."""
+
+    source: NodeId
+    type: EdgeType
+    target: NodeId
+    weight: float
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
+    evidence: tuple[str, ...] = ()
+
+
+class NodeDetail(Message):
+    """A node, its strongest edges and the memories that mention it, newest first."""
+
+    node: Node
+    edges: tuple[Edge, ...]
+    memory_ids: tuple[str, ...]
+
+
+class GetNode(Question[NodeDetail]):
+    """One node; `NotFound` when the tenant has none of that id. Answered by the graph."""
+
+    service, verb, Reply = "graph", "node", NodeDetail
+    tenant: Tenant
+    node: NodeId
+    limit: int = Field(default=20, ge=1, le=200)
+
+
+class NodePage(Message):
+    """Nodes by number of mentions, then id; `after` continues the list."""
+
+    nodes: tuple[Node, ...]
+    after: str | None = None
+
+
+class ListNodes(Question[NodePage]):
+    """A tenant's nodes, narrowed by `type` and by a `prefix` of the name. Answered by the graph."""
+
+    service, verb, Reply = "graph", "nodes", NodePage
+    tenant: Tenant
+    type: str | None = None
+    prefix: str | None = None
+    limit: int = Field(default=50, ge=1, le=1_000)
+    after: str | None = None
+
+
+class Reached(Message):
+    """A node with the number of steps to it and the activation that arrived."""
+
+    node: Node
+    hops: int
+    activation: float
+
+
+class Neighbourhood(Message):
+    """Nodes around a node, strongest first, and the edges among them. `truncated` when a bound cut it."""
+
+    nodes: tuple[Reached, ...]
+    edges: tuple[Edge, ...]
+    truncated: bool = False
+
+
+class Neighbours(Question[Neighbourhood]):
+    """What lies within `hops` of a node, at the time `at` (now by default). Answered by the graph."""
+
+    service, verb, Reply = "graph", "neighbours", Neighbourhood
+    tenant: Tenant
+    node: NodeId
+    hops: int = Field(default=1, ge=1, le=3)
+    limit: int = Field(default=50, ge=1, le=1_000)
+    edge_type: str | None = None
+    at: Moment | None = None
+
+
+class Path(Message):
+    """The nodes of a shortest path, ends included, and the edges along it."""
+
+    nodes: tuple[NodeId, ...]
+    edges: tuple[Edge, ...]
+
+
+class FindPath(Question[Path]):
+    """A shortest path between two nodes; `NotFound` when there is none within `max_hops`. Answered by the graph."""
+
+    service, verb, Reply = "graph", "path", Path
+    tenant: Tenant
+    source: NodeId
+    target: NodeId
+    max_hops: int = Field(default=6, ge=1, le=10)
+
+
+class Activated(Message):
+    """Memory ids with the activation that reached them through the graph, strongest first, and how it came."""
+
+    memory_ids: tuple[str, ...]
+    activations: tuple[float, ...]
+    paths: tuple[tuple[NodeId, ...], ...] = ()
+    seeds: tuple[NodeId, ...] = ()
+
+
+class Activate(Question[Activated]):
+    """Memories near the tenant's nodes that `text` names, by bounded spreading activation. Answered by the graph."""
+
+    service, verb, Reply = "graph", "activate", Activated
+    tenant: Tenant
+    text: QueryText
+    steps: int = Field(default=2, ge=1, le=3)
+    limit: int = Field(default=50, ge=1, le=500)
+
+
+class JobRecord(Message):
+    """What the record knows of a command that took effect."""
+
+    memory_id: str | None = None
+    accepted_at: Moment
+    embedded_at: Moment
+    linked_at: Moment
+    thought: Thought | None = None
+    """The answer, when the command was to think."""
+
+
+class Found(Message):
+    """The record of a command, or nothing where it took no effect yet."""
+
+    found: JobRecord | None = None
+
+
+class FindJob(Question[Found]):
+    """What the record knows of a command. Answered by the graph."""
+
+    service, verb, Reply = "graph", "job", Found
+    tenant: Tenant
+    command: str
+
+
+class CountRecorded(Question[Count]):
+    """How many live memories the record holds for a tenant. Answered by the graph."""
+
+    service, verb, Reply = "graph", "count", Count
+    tenant: Tenant
+
+
+# --- metering ---------------------------------------------------------------------------------------
+
+
+class Meter(Message):
+    """A meter's total for one day (`YYYY-MM-DD`, UTC)."""
+
+    day: str
+    meter: str
+    total: int
+
+
+class Usage(Message):
+    """Totals by meter over the range, and day by day."""
+
+    tenant: Tenant
+    totals: dict[str, int]
+    days: tuple[Meter, ...]
+
+
+class GetUsage(Question[Usage]):
+    """A tenant's usage from day `since` to day `until`, both inclusive. Answered by metering."""
+
+    service, verb, Reply = "metering", "usage", Usage
+    tenant: Tenant
+    since: str | None = None
+    until: str | None = None
+    meter: str | None = None
+
+
+# --- every service ----------------------------------------------------------------------------------
+
+
+class Check(Message):
+    """One dependency of a service: whether it works, and what is wrong if not."""
+
+    ok: bool
+    detail: str | None = None
+
+
+class Pong(Message):
+    """A running instance of a service and how it does."""
+
+    service: str
+    instance: str
+    version: str
+    pid: int
+    uptime_s: float
+    rss_bytes: int
+    cpu_s: float
+    ready: bool
+    checks: dict[str, Check]
+    metrics_url: str | None = None
+
+
+QUESTIONS: tuple[type[Question[Any]], ...] = (
+    EmbedQuery, Recall, FindIndexed, CountIndexed, GetMemory, GetHistory, ListMemories, GetNode, ListNodes,
+    Neighbours, FindPath, Activate, FindJob, CountRecorded, GetUsage,
+)  # fmt: skip

@@ -1,0 +1,227 @@
+"""Every stream, subject, consumer, lane and retry policy, declared once; everything else is derived from here.
+
+Provisioning creates and checks what is declared; services consume it; the door publishes to it. Durations are
+seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engram_contracts.commands import GRAPH, INGEST, Command, Think
+from engram_contracts.ids import PARTITIONS, partition_of
+from engram_contracts.retry import Retry
+
+DAY = 86_400.0
+MiB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A JetStream stream. `per_subject` caps messages of each subject; a full stream refuses, it never drops."""
+
+    name: str
+    subjects: tuple[str, ...]
+    retention: Literal["workqueue", "limits"]
+    discard: Literal["new", "old"] = "new"
+    max_messages: int = -1
+    max_bytes: int = -1
+    max_age: float = 0.0
+    per_subject: int = -1
+    duplicate_window: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """A durable pull consumer and how its messages are worked off.
+
+    `batch` messages are handled together, at most `concurrency` batches at a time in one process. `ack_wait` is
+    how long a silent worker keeps a message; a living one extends it. The server never gives up on a message:
+    the delivery policy counts tries and buries what is worn out.
+    """
+
+    name: str
+    stream: Stream
+    filters: tuple[str, ...]
+    batch: int = 64
+    concurrency: int = 1
+    ack_wait: float = 10.0
+    max_ack_pending: int = 1_024
+    linger: float = 0.001
+    retry: Retry = field(default_factory=Retry)
+    ack_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """A key-value bucket. `ttl` is how long an entry lives; 0 keeps it."""
+
+    name: str
+    ttl: float = 0.0
+    history: int = 1
+
+
+WORK = Stream(
+    name="ENGRAM_WORK",
+    subjects=("engram.work.>",),
+    retention="workqueue",
+    max_messages=1_000_000,
+    max_bytes=4_096 * MiB,
+    per_subject=20_000,
+)
+LOG = Stream(
+    name="ENGRAM_LOG", subjects=("engram.log.>",), retention="limits", discard="old", max_age=30 * DAY
+)
+DEAD = Stream(name="ENGRAM_DEAD", subjects=("engram.dead.>",), retention="limits", max_bytes=1_024 * MiB)
+USAGE = Stream(
+    name="ENGRAM_USAGE", subjects=("engram.usage.>",), retention="limits", discard="old", max_age=30 * DAY
+)
+STREAMS = (WORK, LOG, DEAD, USAGE)
+
+KEYS = Bucket(name="engram_keys")
+TENANTS = Bucket(name="engram_tenants")
+SETTINGS = Bucket(name="engram_settings")
+JOBS = Bucket(name="engram_jobs", ttl=7 * DAY)
+BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS)
+
+# --- lanes: interactive work ahead of bulk work, one tenant out of another's way ---------------------------
+
+Urgency = Literal["interactive", "bulk"]
+LANES_EACH = 8
+LANES: dict[Urgency, tuple[str, ...]] = {
+    "interactive": tuple(f"i{n}" for n in range(LANES_EACH)),
+    "bulk": tuple(f"b{n}" for n in range(LANES_EACH)),
+}
+
+
+def lane_of(tenant: str, urgency: Urgency = "interactive") -> str:
+    """The lane of a tenant's work; tenants spread over the lanes by crc32, independently of the log partition."""
+    return LANES[urgency][(zlib.crc32(tenant.encode()) >> 16) % LANES_EACH]
+
+
+# --- subjects -----------------------------------------------------------------------------------------------
+
+
+def work_subject(tenant: str, op: str, urgency: Urgency = "interactive") -> str:
+    """Where a command is published: `engram.work.<lane>.<op>.<tenant>`."""
+    return f"engram.work.{lane_of(tenant, urgency)}.{op}.{tenant}"
+
+
+def log_subject(tenant: str, event: str) -> str:
+    """Where a fact is appended: `engram.log.<partition>.<tenant>.<event>`."""
+    return f"engram.log.{partition_of(tenant)}.{tenant}.{event}"
+
+
+def dead_subject(stage: str, tenant: str) -> str:
+    """Where a dead letter lies: `engram.dead.<stage>.<tenant>`."""
+    return f"engram.dead.{stage}.{tenant}"
+
+
+def usage_subject(door: str) -> str:
+    """Where a door writes its usage batches: `engram.usage.<door>`."""
+    return f"engram.usage.{door}"
+
+
+def event_subject(tenant: str, event: str) -> str:
+    """Where a live event is announced: `engram.event.<tenant>.<event>`."""
+    return f"engram.event.{tenant}.{event}"
+
+
+def rpc_subject(service: str, verb: str) -> str:
+    """Where a question is asked: `engram.rpc.<service>.<verb>`."""
+    return f"engram.rpc.{service}.{verb}"
+
+
+PING_ALL = "engram.rpc.all.ping"
+"""Every running instance answers here; each service also answers `engram.rpc.<service>.ping` in its group."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkSubject:
+    """The parts of a WORK subject."""
+
+    lane: str
+    op: str
+    tenant: str
+
+    @classmethod
+    def parse(cls, subject: str) -> WorkSubject:
+        """The parts; raises `ValueError` when the subject is not of WORK."""
+        _, _, lane, op, tenant = subject.split(".")
+        return cls(lane, op, tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSubject:
+    """The parts of a LOG subject."""
+
+    partition: int
+    tenant: str
+    event: str
+
+    @classmethod
+    def parse(cls, subject: str) -> LogSubject:
+        """The parts; raises `ValueError` when the subject is not of the LOG."""
+        _, _, partition, tenant, event = subject.split(".")
+        return cls(int(partition), tenant, event)
+
+
+# --- consumers ----------------------------------------------------------------------------------------------
+
+
+def _work_consumers(
+    owner: str, commands: tuple[type[Command], ...], urgency: Urgency, **how: object
+) -> tuple[Consumer, ...]:
+    return tuple(
+        Consumer(
+            name=f"{owner}-{lane}",
+            stream=WORK,
+            filters=tuple(f"engram.work.{lane}.{command.op}.*" for command in commands),
+            **how,  # type: ignore[arg-type]  # keyword arguments of Consumer, passed through
+        )
+        for lane in LANES[urgency]
+    )
+
+
+def _log_consumers(owner: str, *, batch: int) -> tuple[Consumer, ...]:
+    return tuple(
+        Consumer(
+            name=f"{owner}-{partition}",
+            stream=LOG,
+            filters=(f"engram.log.{partition}.>",),
+            batch=batch,
+            ack_wait=30.0,
+            max_ack_pending=4 * batch,
+            ack_all=True,
+        )
+        for partition in range(PARTITIONS)
+    )
+
+
+EMBED_NOW = _work_consumers("embedder", INGEST, "interactive")
+EMBED_BULK = _work_consumers("embedder", INGEST, "bulk")
+GRAPH_WORK = tuple(consumer for urgency in LANES for consumer in _work_consumers("graph", GRAPH, urgency))
+THINK = tuple(
+    consumer
+    for urgency in LANES
+    for consumer in _work_consumers(
+        "reasoner", (Think,), urgency, batch=1, concurrency=4, ack_wait=15.0, max_ack_pending=64,
+        linger=0.0, retry=Retry(attempts=6, first=1.0),
+    )
+)  # fmt: skip
+VECTORS_LOG = _log_consumers("vectors", batch=64)
+GRAPH_LOG = _log_consumers("graph", batch=500)
+METERING_LOG = Consumer(
+    name="metering", stream=LOG, filters=("engram.log.>",), batch=500, ack_wait=30.0,
+    max_ack_pending=4_000, linger=0.05, ack_all=True,
+)  # fmt: skip
+METERING_USAGE = Consumer(
+    name="metering", stream=USAGE, filters=("engram.usage.>",), batch=200, ack_wait=30.0,
+    max_ack_pending=2_000, linger=0.05, ack_all=True,
+)  # fmt: skip
+
+CONSUMERS = (
+    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, *VECTORS_LOG, *GRAPH_LOG, METERING_LOG, METERING_USAGE,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Engram's record and semantic graph."""

@@ -1,0 +1,1 @@
+"""The engram command and the supervisor that runs all of it on one machine."""

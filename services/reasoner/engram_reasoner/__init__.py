@@ -1,0 +1,1 @@
+"""Answers from memories, with or without a language model."""

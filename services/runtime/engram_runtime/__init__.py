@@ -1,0 +1,1 @@
+"""Bus, delivery policy, provisioning, settings, telemetry and host of Engram's services."""

@@ -1,0 +1,86 @@
+"""One process's connection to the broker: append to streams, ask questions, announce events, read buckets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from engram_contracts.events import Event
+from engram_contracts.messages import Message
+from engram_contracts.questions import Question
+from engram_contracts.topology import Bucket, Stream
+
+R = TypeVar("R", bound=Message)
+E = TypeVar("E", bound=Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One message to append to a stream. `id` makes a repeat within the stream's window a no-op."""
+
+    subject: str
+    body: bytes
+    id: str
+    correlation: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """Where an entry lies. A repeat answers the first entry's sequence and `duplicate`."""
+
+    sequence: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A message as a stream holds it."""
+
+    subject: str
+    body: bytes
+    id: str | None
+    at: datetime
+
+
+class KeyValue(Protocol):
+    """A key-value bucket."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, or `None`."""
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Set a value."""
+
+    async def create(self, key: str, value: bytes) -> bool:
+        """Set a value where there is none; whether it was this call that did."""
+
+    async def delete(self, key: str) -> None:
+        """Remove a key; one that is not there is no error."""
+
+    def watch(self) -> AsyncIterator[tuple[str, bytes | None] | None]:
+        """Every entry, then `None` once, then each change as it happens (a removed key has the value `None`)."""
+
+
+class Bus(Protocol):
+    """What a service may do with the broker."""
+
+    async def append(self, entries: Sequence[Entry]) -> list[Appended | Exception]:
+        """Append durably, in order; one outcome per entry. Errors are of the family (RateLimited, Overloaded, ...)."""
+
+    async def ask(self, question: Question[R], *, timeout: float) -> R:
+        """Ask and wait. Raises the answerer's error, or `Unavailable` when nobody answers within `timeout` seconds."""
+
+    async def emit(self, tenant: str, event: Event) -> None:
+        """Announce to whoever listens now."""
+
+    def events(self, tenant: str, kind: type[E]) -> AbstractAsyncContextManager[AsyncIterator[E]]:
+        """Listen to a tenant's live events of one kind; listening has begun when the context is entered."""
+
+    def bucket(self, bucket: Bucket) -> KeyValue:
+        """A key-value bucket."""
+
+    async def read(self, stream: Stream, sequence: int) -> Stored | None:
+        """The message at a sequence of a stream, or `None` where it is gone."""

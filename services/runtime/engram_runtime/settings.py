@@ -1,0 +1,193 @@
+"""Settings: flags > `ENGRAM_*` environment > YAML > defaults, into frozen typed models.
+
+A service declares a section (`class EmbedderSettings(Section)`) and a `Settings(Common)` that holds it.
+`ENGRAM_<SECTION>_<FIELD>` names a field in the environment, `ENGRAM_<FIELD>` one of the top level; with
+`_FILE` behind it, the value is read from the file it names. `${VAR}` in YAML is taken from the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from engram_contracts.errors import Rejected
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+Durability = Literal["power", "second", "process"]
+
+
+class Section(BaseModel):
+    """A named group of settings; a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NatsSettings(Section):
+    """Where the broker is. `user` and `password`, or `credentials` (a file), where it asks for them."""
+
+    url: str = "nats://127.0.0.1:4222"
+    user: str | None = None
+    password: SecretStr | None = None
+    credentials: Path | None = None
+    replicas: int = Field(default=1, ge=1, le=5)
+
+
+class HostSettings(Section):
+    """How a process runs: its health page's port (0 picks a free one) and how long it may take to stop."""
+
+    health_host: str = "127.0.0.1"
+    health_port: int = 0
+    drain_seconds: float = 20.0
+
+
+class Common(BaseModel):
+    """What every service needs to know. Sections of other services are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    data_dir: Path = Path("~/.engram/data")
+    durability: Durability = "power"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    nats: NatsSettings = NatsSettings()
+    host: HostSettings = HostSettings()
+
+
+S = TypeVar("S", bound=BaseModel)
+
+ALIASES = {"ENGRAM_EMBEDDER": ("embedder", "adapter")}
+"""Environment names that stand for one field of a section."""
+
+
+def load(
+    kind: type[S],
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str],
+    config: Path | None = None,
+) -> S:
+    """The settings of `kind`. `flags` is nested like the YAML; a `None` in it counts as not given.
+
+    Raises `Rejected`, naming the key and the value, when a value does not fit, a variable in the YAML is not
+    set, or the file cannot be read. A missing default file (`~/.engram/config.yaml`) is no error.
+    """
+    layers = (_from_yaml(config, environ), _from_environment(kind, environ), _given(flags or {}))
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    try:
+        return kind.model_validate(merged)
+    except ValidationError as error:
+        raise Rejected(_explain(error)) from error
+
+
+def _from_yaml(path: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
+    file = path or Path(environ.get("ENGRAM_CONFIG", "~/.engram/config.yaml"))
+    try:
+        text = file.expanduser().read_text()
+    except FileNotFoundError:
+        if path is None and "ENGRAM_CONFIG" not in environ:
+            return {}
+        raise Rejected(f"config file {str(file)!r} does not exist") from None
+    except OSError as error:
+        raise Rejected(f"config file {str(file)!r} cannot be read: {error.strerror}") from error
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise Rejected(f"config file {str(file)!r} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise Rejected(f"config file {str(file)!r} must hold a mapping of sections")
+    return {key: _expand(value, environ, key) for key, value in tree.items()}
+
+
+def _expand(value: Any, environ: Mapping[str, str], key: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _expand(item, environ, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, environ, f"{key}[{n}]") for n, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in environ:
+            raise Rejected(f"{key} refers to ${{{name}}}, which is not set; set it or change the config")
+        return environ[name]
+
+    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", replace, value)
+
+
+def _from_environment(kind: type[BaseModel], environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for variable, place in _variables(kind).items():
+        value = _lookup(variable, environ)
+        if value is not None:
+            found = _merge(found, _nest(place, value))
+    return found
+
+
+def _variables(kind: type[BaseModel]) -> dict[str, tuple[str, ...]]:
+    names: dict[str, tuple[str, ...]] = {
+        name: place for name, place in ALIASES.items() if place[0] in kind.model_fields
+    }
+    for name, field in kind.model_fields.items():
+        section = _section(field.annotation)
+        if section is None:
+            names[f"ENGRAM_{name.upper()}"] = (name,)
+        else:
+            for inner in section.model_fields:
+                names[f"ENGRAM_{name.upper()}_{inner.upper()}"] = (name, inner)
+    return names
+
+
+def _section(annotation: Any) -> type[Section] | None:
+    candidates = (annotation, *get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+
+
+def _lookup(variable: str, environ: Mapping[str, str]) -> str | None:
+    if variable in environ:
+        return environ[variable]
+    file = environ.get(f"{variable}_FILE")
+    if file is None:
+        return None
+    try:
+        return Path(file).read_text().strip()
+    except OSError as error:
+        raise Rejected(f"{variable}_FILE names {file!r}, which cannot be read: {error.strerror}") from error
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in flags.items():
+        if isinstance(value, Mapping):
+            kept[name] = _given(value)
+        elif value is not None:
+            kept[name] = value
+    return kept
+
+
+def _nest(place: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for name in reversed(place):
+        value = {name: value}
+    return value  # type: ignore[no-any-return]  # a place has at least one name, so this is a dict
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        secret = any(word in key for word in ("secret", "password", "key", "token", "pepper"))
+        shown = "" if secret else f" (got {problem['input']!r})"
+        lines.append(f"{key}: {problem['msg']}{shown}")
+    return "settings do not fit: " + "; ".join(lines)

@@ -1,0 +1,1 @@
+"""Engram's vector index and recall."""
