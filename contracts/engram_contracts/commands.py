@@ -14,9 +14,7 @@ from pydantic import Field, StringConstraints
 from engram_contracts.memory import Filters, MemoryChanges, MemoryFields
 from engram_contracts.messages import Moment, Versioned
 
-NodeId = Annotated[
-    str, StringConstraints(max_length=320, pattern=r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x1f\x7f]+$")
-]
+NodeId = Annotated[str, StringConstraints(max_length=320, pattern=r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x1f\x7f]+$")]
 """`type:name`, for example `person:Ann`; type is lower case, the name is kept as written."""
 
 QueryText = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]

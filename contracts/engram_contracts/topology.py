@@ -71,13 +71,9 @@ WORK = Stream(
     max_bytes=4_096 * MiB,
     per_subject=20_000,
 )
-LOG = Stream(
-    name="ENGRAM_LOG", subjects=("engram.log.>",), retention="limits", discard="old", max_age=30 * DAY
-)
+LOG = Stream(name="ENGRAM_LOG", subjects=("engram.log.>",), retention="limits", discard="old", max_age=30 * DAY)
 DEAD = Stream(name="ENGRAM_DEAD", subjects=("engram.dead.>",), retention="limits", max_bytes=1_024 * MiB)
-USAGE = Stream(
-    name="ENGRAM_USAGE", subjects=("engram.usage.>",), retention="limits", discard="old", max_age=30 * DAY
-)
+USAGE = Stream(name="ENGRAM_USAGE", subjects=("engram.usage.>",), retention="limits", discard="old", max_age=30 * DAY)
 STREAMS = (WORK, LOG, DEAD, USAGE)
 
 KEYS = Bucket(name="engram_keys")

@@ -98,9 +98,7 @@ def qdrant_server(folder: Path) -> Iterator[tuple[int, int]]:
         "QDRANT__TELEMETRY_DISABLED": "true",
     }
     log = (folder / "qdrant.log").open("ab")
-    process = subprocess.Popen(
-        [binary], cwd=folder, env={**os.environ, **environment}, stdout=log, stderr=log
-    )
+    process = subprocess.Popen([binary], cwd=folder, env={**os.environ, **environment}, stdout=log, stderr=log)
     try:
         wait_for_port(rest, process)
         wait_for_port(grpc, process)

@@ -70,8 +70,8 @@ class Bus(Protocol):
     async def append(self, entries: Sequence[Entry]) -> list[Appended | Exception]:
         """Append durably, in order; one outcome per entry. Errors are of the family (RateLimited, Overloaded, ...)."""
 
-    async def ask(self, question: Question[R], *, timeout: float) -> R:
-        """Ask and wait. Raises the answerer's error, or `Unavailable` when nobody answers within `timeout` seconds."""
+    async def ask(self, question: Question[R], *, within: float) -> R:
+        """Ask and wait. Raises the answerer's error, or `Unavailable` when nobody answers `within` so many seconds."""
 
     async def emit(self, tenant: str, event: Event) -> None:
         """Announce to whoever listens now."""
