@@ -112,4 +112,6 @@ INGEST: tuple[type[Command], ...] = (Remember, Revise, Forget)
 GRAPH: tuple[type[Command], ...] = (PutNode, DropNode, PutEdge, DropEdge)
 """What the graph turns into facts."""
 
-COMMANDS: dict[str, type[Command]] = {kind.op: kind for kind in (*INGEST, *GRAPH, Think)}
+ALL: tuple[type[Command], ...] = (*INGEST, *GRAPH, Think)
+
+COMMANDS: dict[str, type[Command]] = {kind.op: kind for kind in ALL}

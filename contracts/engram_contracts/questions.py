@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from pydantic import Field
 
 from engram_contracts.commands import EdgeType, NodeId, QueryText
-from engram_contracts.errors import Failure
 from engram_contracts.facts import SparseVector, Thought
 from engram_contracts.memory import Filters, Memory, MemoryVersion
 from engram_contracts.messages import Message, Moment, Tenant
@@ -26,13 +25,6 @@ class Question(Message, Generic[R]):
     service: ClassVar[str]
     verb: ClassVar[str]
     Reply: ClassVar[type[Message]]
-
-
-class Answered(Message):
-    """What travels back: either the reply's JSON or the failure, never both."""
-
-    reply: bytes | None = None
-    failure: Failure | None = None
 
 
 # --- embedder ---------------------------------------------------------------------------------------

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
 
 from engram_contracts.events import Event
 from engram_contracts.messages import Message
-from engram_contracts.questions import Question
+from engram_contracts.questions import Pong, Question
 from engram_contracts.topology import Bucket, Stream
 
 R = TypeVar("R", bound=Message)
@@ -25,6 +25,7 @@ class Entry:
     body: bytes
     id: str
     correlation: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,9 @@ class Bus(Protocol):
 
     async def ask(self, question: Question[R], *, within: float) -> R:
         """Ask and wait. Raises the answerer's error, or `Unavailable` when nobody answers `within` so many seconds."""
+
+    async def ping(self, service: str, *, within: float) -> Pong:
+        """How one instance of a service does. Raises `Unavailable` when none answers."""
 
     async def emit(self, tenant: str, event: Event) -> None:
         """Announce to whoever listens now."""

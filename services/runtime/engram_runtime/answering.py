@@ -1,0 +1,92 @@
+"""Answering questions: one task per question, bounded, with the error family as the answer to a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from faststream.middlewares import AckPolicy
+from faststream.nats import NatsBroker
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from engram_contracts.errors import EngramError, Failure, Overloaded, Rejected
+from engram_contracts.questions import Question
+from engram_contracts.topology import rpc_subject
+from engram_runtime.appending import CORRELATION
+from engram_runtime.context import correlation
+from engram_runtime.nats_bus import FAILED
+from engram_runtime.service import Answer
+from engram_runtime.telemetry import ANSWERING
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 256
+
+
+class Answerer:
+    """Answers one service's questions; past `MOST_AT_ONCE` under way, further ones are refused at once."""
+
+    def __init__(self, client: Client, service: str) -> None:
+        self._client = client
+        self._service = service
+        self._running: set[asyncio.Task[None]] = set()
+
+    def declare(self, broker: NatsBroker, kind: type[Question[Any]], answer: Answer) -> None:
+        """Take questions of this kind, together with all other instances of the service."""
+
+        async def take(message: Msg) -> None:
+            self._begin(message, kind, answer)
+
+        subscriber = broker.subscriber(
+            rpc_subject(self._service, kind.verb),
+            queue=self._service,
+            decoder=_raw,
+            no_reply=True,
+            ack_policy=AckPolicy.MANUAL,
+            title=f"{self._service}.{kind.verb}",
+        )
+        subscriber(take)
+
+    async def finish(self, *, within: float) -> None:
+        """Wait for the questions under way."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=within)
+
+    def _begin(self, message: Msg, kind: type[Question[Any]], answer: Answer) -> None:
+        if len(self._running) >= MOST_AT_ONCE:
+            answer = _refuse
+        task = asyncio.create_task(self._answer(message, kind, answer))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _answer(self, message: Msg, kind: type[Question[Any]], answer: Answer) -> None:
+        correlation.set((message.headers or {}).get(CORRELATION))
+        try:
+            with ANSWERING.labels(self._service, kind.verb).time():
+                reply = await answer(_decode(kind, message.data))
+        except Exception as error:
+            if not isinstance(error, EngramError):
+                log.exception("answer failed", extra={"service": self._service, "verb": kind.verb})
+            await self._client.publish(message.reply, Failure.of(error).encode(), headers={FAILED: "1"})
+        else:
+            await self._client.publish(message.reply, reply.encode())
+
+
+def _decode(kind: type[Question[Any]], body: bytes) -> Question[Any]:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "body"
+        raise Rejected(f"{kind.__name__}.{where}: {problem['msg']}", field=where) from error
+
+
+async def _raw(message: Any) -> Msg:
+    return message.raw_message  # type: ignore[no-any-return]  # FastStream's message wraps the broker's own
+
+
+async def _refuse(_: Any) -> Any:
+    raise Overloaded("too many questions at once; try again", retry_after=0.5)

@@ -1,0 +1,156 @@
+"""Following a log: strictly in order, from the position that is stored with the effects.
+
+Before pulling, the consumer is reset to one past the stored position. Deliveries must then be without a gap; where
+one is seen (a pull that was lost with its connection), or the handler raises, the session begins anew. That makes
+redelivery harmless and skipping impossible (plain redelivery does skip).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.errors import APIError
+
+from engram_contracts.errors import EngramError, Unavailable
+from engram_contracts.topology import LogSubject
+from engram_runtime.appending import CORRELATION
+from engram_runtime.bus import Bus
+from engram_runtime.delivery import Receipt
+from engram_runtime.pulling import Puller
+from engram_runtime.service import Delivery, Following, Outcome
+from engram_runtime.taking import ACK, bury, decode
+from engram_runtime.telemetry import HANDLED, HANDLING
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 10.0
+
+
+class Follower:
+    """Follows one `Following` for a stage. `trouble` says why it stands still, or is `None`."""
+
+    def __init__(self, bus: Bus, jetstream: JetStreamContext, stage: str, following: Following) -> None:
+        self._bus = bus
+        self._jetstream = jetstream
+        self._stage = stage
+        self._following = following
+        self._position = 0
+        self._expected = 1
+        self._failures = 0
+        self.trouble: str | None = None
+        self.puller: Puller
+
+    async def prepare(self) -> None:
+        """Set the consumer to one past the stored position."""
+        consumer = self._following.consumer
+        self._position = await self._following.position()
+        self._expected = 1
+        try:
+            await self._jetstream.reset_consumer(consumer.stream.name, consumer.name, self._position + 1)
+        except APIError as error:
+            self.trouble = f"cannot go to sequence {self._position + 1}: {error.description}"
+            log.error("cannot reset", extra={"consumer": consumer.name, "error": self.trouble})
+            raise TimeoutError(self.trouble) from error
+
+    async def handle(self, batch: Sequence[Msg]) -> None:
+        """Apply a batch that continues the log; anything else begins the session anew."""
+        receipts = [Receipt.of(message) for message in batch]
+        if any(receipt.consumer_sequence != self._expected + n for n, receipt in enumerate(receipts)):
+            self.puller.restart()
+            return
+        try:
+            await self._apply(batch, receipts)
+        except Exception as error:
+            await self._stumble(error, len(batch))
+            return
+        self._expected += len(batch)
+        self._position = receipts[-1].sequence
+        self._failures, self.trouble = 0, None
+        HANDLED.labels(self._stage).inc(len(batch))
+        await batch[-1].respond(ACK)
+
+    async def _apply(self, batch: Sequence[Msg], receipts: Sequence[Receipt]) -> None:
+        known: list[tuple[Msg, Delivery[Any]]] = []
+        for message, receipt in zip(batch, receipts, strict=True):
+            if receipt.sequence <= self._position:
+                continue
+            delivery = await self._decode(message, receipt)
+            if delivery is not None:
+                known.append((message, delivery))
+        if not known:
+            return
+        with HANDLING.labels(self._stage).time():
+            outcomes = await self._handle(known)
+        for (message, delivery), outcome in zip(known, outcomes, strict=True):
+            if outcome is not None:
+                await self._bury(message, delivery.tenant, outcome)
+
+    async def _handle(self, known: Sequence[tuple[Msg, Delivery[Any]]]) -> Sequence[Outcome]:
+        """All at once; after repeated failure one by one, so that only what cannot be applied is given up."""
+        deliveries = [delivery for _, delivery in known]
+        if self._failures < self._following.consumer.retry.attempts:
+            return await self._following.handler(deliveries)
+        return [await self._single(delivery) for delivery in deliveries]
+
+    async def _single(self, delivery: Delivery[Any]) -> Outcome:
+        try:
+            return (await self._following.handler([delivery]))[0]
+        except EngramError as error:
+            if error.retry == "later":
+                raise
+            return error
+        except Exception as error:
+            return error
+
+    async def _decode(self, message: Msg, receipt: Receipt) -> Delivery[Any] | None:
+        tenant, event = _names(message.subject)
+        kind = self._following.messages.get(event)
+        if kind is None:
+            return None
+        try:
+            body = decode(kind, message.data)
+        except EngramError as error:
+            await self._bury(message, tenant, error)
+            return None
+        headers = message.headers or {}
+        return Delivery(
+            tenant=tenant,
+            event=event,
+            message=body,
+            sequence=receipt.sequence,
+            at=receipt.at,
+            attempt=1,
+            correlation=headers.get(CORRELATION),
+        )
+
+    async def _bury(self, message: Msg, tenant: str, error: Exception) -> None:
+        stream = self._following.consumer.stream.name
+        sequence = await bury(self._bus, self._stage, stream, message, tenant, attempt=1, why="never", error=error)
+        if sequence is None:
+            raise Unavailable("the dead letters cannot be written")
+
+    async def _stumble(self, error: Exception, size: int) -> None:
+        """Nothing of the batch counts: wait longer each time, then begin at the stored position."""
+        transient = isinstance(error, EngramError) and error.retry == "later"
+        self._failures = 1 if transient else self._failures + 1
+        self.trouble = f"{type(error).__name__}: {error}"
+        log.error(
+            "log stands still",
+            exc_info=None if transient else error,
+            extra={"stage": self._stage, "batch": size, "failures": self._failures, "error": self.trouble},
+        )
+        await asyncio.sleep(min(0.1 * 2.0**self._failures, LONGEST_PAUSE))
+        self.puller.restart()
+
+
+def _names(subject: str) -> tuple[str, str]:
+    """Tenant and event of a log subject; a usage subject names its door and has one kind of event."""
+    if subject.startswith("engram.log."):
+        parsed = LogSubject.parse(subject)
+        return parsed.tenant, parsed.event
+    return subject.rsplit(".", 1)[1], "usage"

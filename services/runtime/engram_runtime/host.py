@@ -1,0 +1,140 @@
+"""The host: connects, opens a service, runs what it declares, and drains on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+import uvloop
+
+from engram_contracts.errors import EngramError
+from engram_contracts.questions import Check
+from engram_contracts.topology import PING_ALL, Consumer, rpc_subject
+from engram_runtime import provision
+from engram_runtime.answering import Answerer
+from engram_runtime.following import Follower
+from engram_runtime.health import Health, HealthPage
+from engram_runtime.nats_bus import NatsBus, open_bus
+from engram_runtime.pulling import Puller, subscribe
+from engram_runtime.service import Probe, Service
+from engram_runtime.settings import Common, load
+from engram_runtime.taking import Taker
+from engram_runtime.telemetry import log_to_stderr
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Common)
+Open = Callable[[S, NatsBus], AbstractAsyncContextManager[Service]]
+
+
+def run(name: str, open_service: Open[S], kind: type[S], flags: Mapping[str, Any] | None = None) -> None:
+    """Run one service until SIGTERM or SIGINT. Exits 0 after a drain, 2 when the settings or the stores forbid it."""
+    try:
+        settings = load(kind, flags=flags, environ=os.environ)
+        log_to_stderr(name, settings.log_level)
+        uvloop.run(_until_told(name, open_service, settings))
+    except EngramError as error:
+        log.critical(error.message, extra={"code": error.code})
+        sys.exit(2)
+
+
+async def _until_told(name: str, open_service: Open[S], settings: S) -> None:
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    serving = asyncio.create_task(_serve(name, open_service, settings, told))
+    await serving
+    log.info("stopped")
+
+
+async def _serve(name: str, open_service: Open[S], settings: S, told: asyncio.Event) -> None:
+    async with (
+        open_bus(settings.nats, name=f"engram-{name}", durability=settings.durability) as bus,
+        open_service(settings, bus) as service,
+        hosted(service, bus, settings),
+    ):
+        log.info("ready", extra={"instance": bus.instance})
+        await told.wait()
+        log.info("draining")
+
+
+@contextlib.asynccontextmanager
+async def hosted(service: Service, bus: NatsBus, settings: Common) -> AsyncIterator[Health]:
+    """Run everything a service declares while the context is open; leaving it drains."""
+    await _topology_is_there(bus, _consumers(service))
+    answerer = Answerer(bus.client, service.name)
+    followers = _declare(service, bus, answerer)
+    health = Health(service.name, bus.instance, {**_own_checks(bus, followers), **service.checks})
+    page = HealthPage(health, settings.host.health_host, settings.host.health_port)
+    await page.open()
+    await _answer_pings(bus, service.name, health)
+    await bus.broker.start()
+    try:
+        yield health
+    finally:
+        await _drain(bus, answerer, settings.host.drain_seconds)
+        await page.close()
+
+
+def _declare(service: Service, bus: NatsBus, answerer: Answerer) -> list[Follower]:
+    for kind, answer in service.answers.items():
+        answerer.declare(bus.broker, kind, answer)
+    for taking in service.takes:
+        puller = Puller(bus.client, taking.consumer)
+        subscribe(bus.broker, puller, Taker(bus, service.name, taking).handle)
+        bus.reconnected.append(puller.resume)
+    followers = []
+    for following in service.follows:
+        follower = Follower(bus, bus.jetstream, service.name, following)
+        follower.puller = Puller(bus.client, following.consumer, follower.prepare)
+        subscribe(bus.broker, follower.puller, follower.handle)
+        bus.reconnected.append(follower.puller.resume)
+        followers.append(follower)
+    return followers
+
+
+def _consumers(service: Service) -> list[Consumer]:
+    return [taking.consumer for taking in service.takes] + [following.consumer for following in service.follows]
+
+
+async def _topology_is_there(bus: NatsBus, consumers: Sequence[Consumer]) -> None:
+    while lacking := await provision.missing(bus.jetstream, consumers):
+        log.warning("waiting for the topology; run `engram provision`", extra={"missing": lacking[:5]})
+        await asyncio.sleep(1.0)
+
+
+async def _answer_pings(bus: NatsBus, service: str, health: Health) -> None:
+    async def answer(message: Any) -> None:
+        await bus.client.publish(message.reply, (await health.pong()).encode())
+
+    await bus.client.subscribe(rpc_subject(service, "ping"), queue=service, cb=answer)
+    await bus.client.subscribe(PING_ALL, cb=answer)
+
+
+def _own_checks(bus: NatsBus, followers: Sequence[Follower]) -> dict[str, Probe]:
+    async def broker() -> Check:
+        return Check(ok=bus.connected, detail=None if bus.connected else "disconnected; reconnecting")
+
+    async def log_position() -> Check:
+        troubles = [follower.trouble for follower in followers if follower.trouble]
+        return Check(ok=not troubles, detail="; ".join(troubles) or None)
+
+    return {"broker": broker, **({"log": log_position} if followers else {})}
+
+
+async def _drain(bus: NatsBus, answerer: Answerer, seconds: float) -> None:
+    async def stop() -> None:
+        await asyncio.gather(*(subscriber.stop() for subscriber in bus.broker.subscribers))
+        await answerer.finish(within=seconds)
+
+    try:
+        await asyncio.wait_for(stop(), seconds)
+    except TimeoutError:
+        log.warning("drain took too long; what is unfinished will be delivered again", extra={"seconds": seconds})

@@ -1,0 +1,262 @@
+"""The bus over NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from faststream.nats import NatsBroker
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, BucketNotFoundError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
+from nats.js.kv import KeyValue as NatsBucket
+
+from engram_contracts.errors import Failure, Unavailable
+from engram_contracts.events import Event
+from engram_contracts.messages import Message
+from engram_contracts.questions import Pong, Question
+from engram_contracts.topology import PING_ALL, Bucket, Stream, event_subject, rpc_subject
+from engram_runtime.appending import CORRELATION, Appender
+from engram_runtime.bus import Appended, Entry, KeyValue, Stored
+from engram_runtime.context import correlation
+from engram_runtime.settings import Durability, NatsSettings
+
+log = logging.getLogger(__name__)
+R = TypeVar("R", bound=Message)
+E = TypeVar("E", bound=Event)
+FAILED = "Engram-Failed"
+
+
+class NatsBus:
+    """One process's connection. `broker` is FastStream's, which declares what this process consumes."""
+
+    def __init__(self, broker: NatsBroker, client: Client, *, durability: Durability) -> None:
+        self.broker = broker
+        self.client = client
+        self.jetstream: JetStreamContext = client.jetstream(timeout=5.0)
+        self.instance = uuid4().hex[:12]
+        self.reconnected: list[Callable[[], None]] = []
+        self._appender = Appender(client, self.jetstream, grouped=durability == "power")
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be reached now."""
+        return self.client.is_connected
+
+    async def append(self, entries: Sequence[Entry]) -> list[Appended | Exception]:
+        """See `Bus.append`."""
+        return await self._appender.append(entries)
+
+    async def ask(self, question: Question[R], *, within: float) -> R:
+        """See `Bus.ask`."""
+        reply = await self._request(rpc_subject(question.service, question.verb), question.encode(), within)
+        return question.Reply.model_validate_json(reply)  # type: ignore[return-value]  # Reply is the R of this question
+
+    async def ping(self, service: str, *, within: float) -> Pong:
+        """See `Bus.ping`."""
+        return Pong.model_validate_json(await self._request(rpc_subject(service, "ping"), b"", within))
+
+    async def ping_all(self, *, within: float) -> list[Pong]:
+        """Every instance of every service that answers `within` so many seconds."""
+        inbox = self.client.new_inbox()
+        answers: list[Pong] = []
+
+        async def collect(message: Msg) -> None:
+            answers.append(Pong.model_validate_json(message.data))
+
+        subscription = await self.client.subscribe(inbox, cb=collect)
+        await self.client.publish(PING_ALL, reply=inbox)
+        await asyncio.sleep(within)
+        await subscription.unsubscribe()
+        return answers
+
+    async def _request(self, subject: str, body: bytes, within: float) -> bytes:
+        service = subject.split(".")[2]
+        headers = {CORRELATION: correlation.get()} if correlation.get() else None
+        try:
+            message = await self.client.request(subject, body, timeout=within, headers=headers)
+        except NoRespondersError as error:
+            raise Unavailable(f"{service} is not running", retry_after=1.0) from error
+        except (NatsError, TimeoutError) as error:
+            raise Unavailable(f"{service} did not answer within {within * 1000:.0f} ms", retry_after=1.0) from error
+        if message.headers and FAILED in message.headers:
+            raise Failure.model_validate_json(message.data).error()
+        return message.data
+
+    async def emit(self, tenant: str, event: Event) -> None:
+        """See `Bus.emit`."""
+        await self.client.publish(event_subject(tenant, event.event), event.encode())
+
+    @contextlib.asynccontextmanager
+    async def events(self, tenant: str, kind: type[E]) -> AsyncIterator[AsyncIterator[E]]:
+        """See `Bus.events`."""
+        subscription = await self.client.subscribe(event_subject(tenant, kind.event))
+
+        async def decoded() -> AsyncIterator[E]:
+            async for message in subscription.messages:
+                yield kind.model_validate_json(message.data)
+
+        try:
+            yield decoded()
+        finally:
+            with contextlib.suppress(NatsError):
+                await subscription.unsubscribe()
+
+    def bucket(self, bucket: Bucket) -> KeyValue:
+        """See `Bus.bucket`."""
+        return NatsKeyValue(self.jetstream, bucket)
+
+    async def read(self, stream: Stream, sequence: int) -> Stored | None:
+        """See `Bus.read`."""
+        try:
+            message = await self.jetstream.get_msg(stream.name, seq=sequence)
+        except NotFoundError:
+            return None
+        except (APIError, NatsError, TimeoutError) as error:
+            raise Unavailable(f"stream {stream.name} cannot be read: {error}", retry_after=1.0) from error
+        return Stored(
+            subject=message.subject or "",
+            body=message.data or b"",
+            id=(message.headers or {}).get("Nats-Msg-Id"),
+            at=message.time or datetime.now(UTC),
+        )
+
+
+class NatsKeyValue:
+    """A key-value bucket of JetStream."""
+
+    def __init__(self, jetstream: JetStreamContext, bucket: Bucket) -> None:
+        self._jetstream = jetstream
+        self._name = bucket.name
+        self._opened: NatsBucket | None = None
+
+    async def _open(self) -> NatsBucket:
+        if self._opened is None:
+            try:
+                self._opened = await self._jetstream.key_value(self._name)
+            except BucketNotFoundError as error:
+                raise Unavailable(f"bucket {self._name!r} does not exist; run `engram provision`") from error
+        return self._opened
+
+    async def get(self, key: str) -> bytes | None:
+        """See `KeyValue.get`."""
+        try:
+            return (await (await self._open()).get(key)).value
+        except KeyNotFoundError:
+            return None
+        except (APIError, NatsError, TimeoutError) as error:
+            raise self._away(error) from error
+
+    async def put(self, key: str, value: bytes) -> None:
+        """See `KeyValue.put`."""
+        try:
+            await (await self._open()).put(key, value)
+        except (APIError, NatsError, TimeoutError) as error:
+            raise self._away(error) from error
+
+    async def create(self, key: str, value: bytes) -> bool:
+        """See `KeyValue.create`."""
+        try:
+            await (await self._open()).create(key, value)
+        except KeyWrongLastSequenceError:
+            return False
+        except (APIError, NatsError, TimeoutError) as error:
+            raise self._away(error) from error
+        return True
+
+    async def delete(self, key: str) -> None:
+        """See `KeyValue.delete`."""
+        try:
+            await (await self._open()).delete(key)
+        except KeyNotFoundError:
+            return
+        except (APIError, NatsError, TimeoutError) as error:
+            raise self._away(error) from error
+
+    async def watch(self) -> AsyncIterator[tuple[str, bytes | None] | None]:
+        """See `KeyValue.watch`."""
+        watcher = await (await self._open()).watchall()
+        try:
+            async for entry in watcher:
+                yield None if entry is None else (entry.key, entry.value if entry.operation is None else None)
+        finally:
+            with contextlib.suppress(NatsError):
+                await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
+
+    def _away(self, error: BaseException) -> Unavailable:
+        return Unavailable(f"bucket {self._name!r} cannot be reached: {type(error).__name__}", retry_after=1.0)
+
+
+@contextlib.asynccontextmanager
+async def open_bus(settings: NatsSettings, *, name: str, durability: Durability = "power") -> AsyncIterator[NatsBus]:
+    """A connected bus. It reconnects for ever; until the first connection it waits, and says so once a second.
+
+    Consumers are declared on `bus.broker` by the host; closing drains what is still to be sent.
+    """
+    held: list[NatsBus] = []
+
+    async def reconnected() -> None:
+        log.info("reconnected", extra={"broker": settings.url})
+        for bus in held:
+            for callback in bus.reconnected:
+                callback()
+
+    async def disconnected() -> None:
+        log.warning("disconnected", extra={"broker": settings.url})
+
+    async def failed(error: Exception) -> None:
+        log.debug("connection error", extra={"error": repr(error)})
+
+    broker = NatsBroker(
+        settings.url,
+        name=name,
+        allow_reconnect=True,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds; a float works, the annotation says int
+        connect_timeout=2,
+        ping_interval=5,
+        max_outstanding_pings=2,
+        pending_size=64 * 1024 * 1024,
+        reconnected_cb=reconnected,
+        disconnected_cb=disconnected,
+        error_cb=failed,
+        apply_types=False,
+        logger=None,
+        graceful_timeout=15.0,
+        **_login(settings),
+    )
+    client = await _connect(broker, settings.url)
+    bus = NatsBus(broker, client, durability=durability)
+    held.append(bus)
+    try:
+        yield bus
+    finally:
+        with contextlib.suppress(NatsError, TimeoutError):
+            await asyncio.wait_for(client.flush(), 2.0)
+        await broker.stop()
+
+
+async def _connect(broker: NatsBroker, url: str) -> Client:
+    while True:
+        try:
+            return await broker.connect()
+        except (OSError, NatsError, TimeoutError) as error:
+            log.warning("waiting for the broker", extra={"broker": url, "error": repr(error)})
+            await asyncio.sleep(0.3)
+
+
+def _login(settings: NatsSettings) -> dict[str, Any]:
+    login: dict[str, Any] = {}
+    if settings.user and settings.password:
+        login = {"user": settings.user, "password": settings.password.get_secret_value()}
+    if settings.credentials:
+        login["user_credentials"] = str(settings.credentials.expanduser())
+    return login

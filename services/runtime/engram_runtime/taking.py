@@ -1,0 +1,236 @@
+"""Working off commands: decode each, handle them together, settle each by the delivery policy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from engram_contracts.commands import Command
+from engram_contracts.errors import EngramError, Failure, Rejected, Unavailable
+from engram_contracts.events import JobTrouble
+from engram_contracts.topology import JOBS, WorkSubject, dead_subject
+from engram_runtime.appending import CORRELATION
+from engram_runtime.bus import Appended, Bus, Entry
+from engram_runtime.context import correlation
+from engram_runtime.delivery import Bury, Done, Later, Receipt, bounded, burial_headers, decide
+from engram_runtime.service import Delivery, Outcome, Taking
+from engram_runtime.telemetry import BURIED, HANDLED, HANDLING, RETRIED
+
+log = logging.getLogger(__name__)
+
+ACK, WORKING = b"+ACK", b"+WPI"
+INTERRUPTED = "an earlier try ended without an answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One message in hand: raw, with its receipt, and decoded or with the reason why not."""
+
+    raw: Msg
+    receipt: Receipt
+    tenant: str
+    job: str
+    delivery: Delivery[Command] | None
+    broken: EngramError | None = None
+    attempt: int = 1
+
+
+class Taker:
+    """Works off one `Taking` for a stage.
+
+    Fresh messages are handled together. One that was delivered before is handled alone and its try is written down
+    first, so that a message which kills its worker is found by its recorded tries, and its neighbours are not blamed.
+    """
+
+    def __init__(self, bus: Bus, stage: str, taking: Taking) -> None:
+        self._bus = bus
+        self._stage = stage
+        self._taking = taking
+        self._retry = taking.consumer.retry
+        self._types = {kind.op: kind for kind in taking.commands}
+        self._jobs = bus.bucket(JOBS)
+
+    async def handle(self, batch: Sequence[Msg]) -> None:
+        """Handle and settle every message of the batch."""
+        held = [self._decode(message) for message in batch]
+        async with _kept_alive(batch, self._taking.consumer.ack_wait):
+            fresh = [item for item in held if item.receipt.delivered == 1]
+            if fresh:
+                await self._together(fresh)
+            for item in held:
+                if item.receipt.delivered > 1:
+                    await self._alone(item)
+
+    def _decode(self, message: Msg) -> Held:
+        receipt = Receipt.of(message)
+        headers = message.headers or {}
+        job = headers.get("Nats-Msg-Id") or f"sequence-{receipt.sequence}"
+        subject = WorkSubject.parse(message.subject)
+        try:
+            command = decode(self._types[subject.op], message.data)
+        except EngramError as error:
+            return Held(message, receipt, subject.tenant, job, None, error)
+        delivery = Delivery[Command](
+            tenant=subject.tenant,
+            event=subject.op,
+            message=command,
+            sequence=receipt.sequence,
+            at=receipt.at,
+            attempt=1,
+            correlation=headers.get(CORRELATION),
+        )
+        return Held(message, receipt, subject.tenant, command.id, delivery)
+
+    async def _together(self, items: Sequence[Held]) -> None:
+        sound = [item for item in items if item.delivery is not None]
+        outcomes = await self._try(sound) if sound else []
+        verdicts = dict(zip((item.receipt.sequence for item in sound), outcomes, strict=True))
+        for item in items:
+            await self._settle(item, item.broken or verdicts[item.receipt.sequence])
+
+    async def _alone(self, item: Held) -> None:
+        """A message that comes again: count the try where a crash cannot undo it, then try."""
+        past = await self._trouble(item)
+        attempt = past.attempt + 1 if past else item.receipt.delivered
+        item = Held(item.raw, item.receipt, item.tenant, item.job, item.delivery, item.broken, attempt)
+        if past and self._retry.worn_out(past.attempt):
+            await self._settle(item, Unavailable(f"{past.reason}; {past.attempt} tries"))
+            return
+        await self._note(
+            item, reason=past.reason if past else INTERRUPTED, code=past.code if past else "INTERNAL_ERROR"
+        )
+        outcome = item.broken or (await self._try([item]))[0]
+        await self._settle(item, outcome)
+
+    async def _try(self, items: Sequence[Held]) -> Sequence[Outcome]:
+        deliveries = [item.delivery for item in items if item.delivery is not None]
+        token = correlation.set(deliveries[0].correlation if len(deliveries) == 1 else None)
+        try:
+            with HANDLING.labels(self._stage).time():
+                return await self._taking.handler(deliveries)
+        except Exception as error:
+            if not isinstance(error, EngramError):
+                log.exception("handler failed", extra={"stage": self._stage, "batch": len(items)})
+            return [error] * len(items)
+        finally:
+            correlation.reset(token)
+
+    async def _settle(self, item: Held, outcome: Outcome) -> None:
+        decision = decide(outcome, attempt=item.attempt, retry=self._retry)
+        if isinstance(decision, Done):
+            HANDLED.labels(self._stage).inc()
+            await item.raw.respond(ACK)
+        elif isinstance(decision, Later):
+            assert outcome is not None
+            RETRIED.labels(self._stage).inc()
+            await self._note(item, reason=_words(outcome), code=Failure.of(outcome).code, delay=decision.delay)
+            await item.raw.nak(delay=decision.delay)
+        else:
+            assert outcome is not None
+            await self._bury(item, outcome, decision)
+
+    async def _bury(self, item: Held, error: Exception, decision: Bury) -> None:
+        sequence = await bury(
+            self._bus, self._stage, self._taking.consumer.stream.name, item.raw, item.tenant,
+            attempt=item.attempt, why=decision.why, error=error,
+        )  # fmt: skip
+        if sequence is None:
+            await item.raw.nak(delay=5.0)
+            return
+        await self._note(item, reason=_words(error), code=Failure.of(error).code, dead=sequence)
+        await item.raw.respond(ACK)
+
+    async def _trouble(self, item: Held) -> JobTrouble | None:
+        value = await self._jobs.get(f"{item.tenant}.{item.job}")
+        trouble = JobTrouble.model_validate_json(value) if value else None
+        return trouble if trouble and trouble.state == "retrying" else None
+
+    async def _note(
+        self, item: Held, *, reason: str, code: str, delay: float | None = None, dead: int | None = None
+    ) -> None:
+        """Write down where the job stands, for who asks and for the next try."""
+        now = datetime.now(UTC)
+        trouble = JobTrouble(
+            state="dead" if dead else "retrying",
+            stage=self._stage,
+            attempt=item.attempt,
+            reason=reason,
+            code=code,
+            at=now,
+            next_at=now + timedelta(seconds=delay) if delay is not None else None,
+            dead_sequence=dead,
+        )
+        with contextlib.suppress(Unavailable):
+            await self._jobs.put(f"{item.tenant}.{item.job}", trouble.encode())
+
+
+def decode(kind: type[Any], body: bytes) -> Any:
+    """The message in `body`. Raises `Rejected` when it is none, or of a version this release does not know."""
+    try:
+        message = kind.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "body"
+        raise Rejected(f"{kind.__name__}.{where}: {problem['msg']}", field=where) from error
+    if message.v > kind.newest:
+        raise Rejected(
+            f"{kind.__name__} version {message.v} is newer than {kind.newest}; update this worker", field="v"
+        )
+    return message
+
+
+async def bury(
+    bus: Bus, stage: str, stream: str, raw: Msg, tenant: str, *, attempt: int, why: str, error: Exception
+) -> int | None:
+    """Write a message to the dead letters; its sequence there, or `None` when it could not be written."""
+    receipt = Receipt.of(raw)
+    headers = burial_headers(raw, stage=stage, stream=stream, receipt=receipt, attempt=attempt, why=why, error=error)
+    entry = Entry(
+        subject=dead_subject(stage, tenant), body=raw.data, id=f"{stage}-{stream}-{receipt.sequence}", headers=headers
+    )
+    outcome = (await bus.append([entry]))[0]
+    if not isinstance(outcome, Appended):
+        log.error("cannot bury", extra={"stage": stage, "sequence": receipt.sequence, "error": repr(outcome)})
+        return None
+    BURIED.labels(stage).inc()
+    log.warning(
+        "buried",
+        extra={
+            "stage": stage,
+            "tenant": tenant,
+            "why": why,
+            "reason": _words(error),
+            "dead_sequence": outcome.sequence,
+        },
+    )
+    return outcome.sequence
+
+
+def _words(error: Exception) -> str:
+    return bounded(Failure.of(error).message)
+
+
+@contextlib.asynccontextmanager
+async def _kept_alive(batch: Sequence[Msg], ack_wait: float) -> AsyncIterator[None]:
+    """While the block runs, tell the server in time that the batch is being worked on."""
+    task = asyncio.create_task(_say_working(batch, ack_wait / 3))
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _say_working(batch: Sequence[Msg], pause: float) -> None:
+    while True:
+        await asyncio.sleep(pause)
+        for message in batch:
+            if not message.is_acked:
+                await message.respond(WORKING)

@@ -1,0 +1,57 @@
+"""Structured logs and Prometheus metrics of one process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from prometheus_client import Counter, Histogram
+
+from engram_runtime.context import correlation
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+
+HANDLED = Counter("engram_messages_handled_total", "Messages whose effect is stored.", ["stage"])
+RETRIED = Counter("engram_messages_retried_total", "Tries that failed and will be repeated.", ["stage"])
+BURIED = Counter("engram_dead_letters_total", "Messages written to the dead letters.", ["stage"])
+HANDLING = Histogram("engram_batch_seconds", "Time a handler took for a batch.", ["stage"], buckets=BUCKETS)
+ANSWERING = Histogram(
+    "engram_answer_seconds", "Time an answer to a question took.", ["service", "verb"], buckets=BUCKETS
+)
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, service, event, correlation id and the fields given as `extra`."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON."""
+        fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "event": record.getMessage(),
+            **({"correlation_id": correlation.get()} if correlation.get() else {}),
+            **fields,
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr(service: str, level: str) -> None:
+    """Send this process's logs to stderr as JSON lines; libraries below warning stay silent."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(service))
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(logging.WARNING)
+    for name in ("engram_runtime", f"engram_{service}", "engram"):
+        logging.getLogger(name).setLevel(level.upper())
