@@ -1,0 +1,188 @@
+"""API keys: their form, their record in the key-value bucket, and the first one.
+
+A key reads `eng_live_<id>_<secret><crc>`. The bucket holds an HMAC of the whole key under a pepper that never
+enters the broker, so a copy of the bucket opens nothing. The checksum tells a mistyped or invented key from a
+real one before anything is looked up.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import tempfile
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from engram_contracts.errors import Rejected
+from engram_contracts.messages import Message, Moment, Tenant
+from engram_contracts.topology import KEYS, TENANTS
+from engram_runtime.bus import Bus
+
+Role = Literal["reader", "writer", "operator", "admin"]
+
+PEPPER_BYTES = 32
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_FORM = re.compile(r"eng_live_([a-z2-7]{12})_[0-9A-Za-z]{43}([0-9A-Za-z]{6})", re.ASCII)
+_CHECKSUM_LENGTH = 6
+
+
+class KeyRecord(Message):
+    """What is kept of a key, under its id: never the key itself."""
+
+    tenant: Tenant
+    hash: str
+    """HMAC-SHA256 of the whole key under the pepper, in hex."""
+    name: str
+    role: str
+    created_at: Moment
+    expires_at: Moment | None = None
+    revoked: bool = False
+
+    def usable(self, now: datetime) -> bool:
+        """Whether the key still counts at this time."""
+        return not self.revoked and (self.expires_at is None or now < self.expires_at)
+
+
+class TenantRecord(Message):
+    """What is kept of a tenant, under its name."""
+
+    name: Tenant
+    status: Literal["active", "suspended"] = "active"
+    created_at: Moment
+
+
+def key_id(text: str) -> str | None:
+    """The id inside a key, or `None` when the form or the checksum is wrong."""
+    match = _FORM.fullmatch(text)
+    if match is None or _checksum(text[:-_CHECKSUM_LENGTH]) != match.group(2):
+        return None
+    return match.group(1)
+
+
+def hash_key(text: str, pepper: bytes) -> str:
+    """What the record holds in place of the key."""
+    return hmac.digest(pepper, text.encode(), "sha256").hex()
+
+
+def mint_key(
+    tenant: str, role: Role, name: str, pepper: bytes, *, expires_at: datetime | None = None
+) -> tuple[str, KeyRecord]:
+    """A new key of 256 random bits, and its record, which is to be stored under `key_id(text)`."""
+    identity = "".join(secrets.choice(_BASE32) for _ in range(12))
+    body = f"eng_live_{identity}_{_base62(secrets.randbits(256), 43)}"
+    text = body + _checksum(body)
+    record = KeyRecord(
+        tenant=tenant,
+        hash=hash_key(text, pepper),
+        name=name,
+        role=role,
+        created_at=datetime.now(UTC),
+        expires_at=expires_at,
+    )
+    return text, record
+
+
+async def create_tenant(bus: Bus, name: str) -> bool:
+    """Create an active tenant; whether there was none of that name. A repeat changes nothing."""
+    record = TenantRecord(name=name, created_at=datetime.now(UTC))
+    return await bus.bucket(TENANTS).create(name, record.encode())
+
+
+async def create_key(
+    bus: Bus, tenant: str, role: Role, name: str, pepper: bytes, *, expires_at: datetime | None = None
+) -> str:
+    """Mint a key and store its record; the text is nowhere else. Every call makes another key."""
+    text, record = mint_key(tenant, role, name, pepper, expires_at=expires_at)
+    await bus.bucket(KEYS).put(str(key_id(text)), record.encode())
+    return text
+
+
+async def ensure_admin_key(bus: Bus, data_dir: Path, pepper: bytes) -> str | None:
+    """The new admin key of tenant `default`, or `None` where `<data_dir>/admin.key` holds one that works.
+
+    A new key is also written to that file, readable by its owner alone. Of two that start together, one wins
+    and the other makes nothing.
+    """
+    file = _admin_file(data_dir)
+    present = _read(file)
+    await create_tenant(bus, "default")
+    if await _works(bus, present, pepper):
+        return None
+    if present:
+        file.unlink(missing_ok=True)
+    text = await create_key(bus, "default", "admin", "admin", pepper)
+    if _write_once(file, text + "\n"):
+        return text
+    await bus.bucket(KEYS).delete(str(key_id(text)))
+    return None
+
+
+def load_pepper(data_dir: Path, setting: str | None) -> bytes:
+    """The secret under which keys are hashed and job ids signed: the setting, else a file made once.
+
+    The file is `<data_dir>/pepper`, readable by its owner alone. All doors need the same one. Raises `Rejected`
+    when either is shorter than 32 bytes.
+    """
+    file = data_dir.expanduser() / "pepper"
+    if setting is None:
+        _write_once(file, secrets.token_hex(PEPPER_BYTES) + "\n")
+    text = setting if setting is not None else _read(file)
+    if len(text.encode()) < PEPPER_BYTES:
+        where = "ENGRAM_AUTH_PEPPER" if setting is not None else repr(str(file))
+        raise Rejected(f"the pepper in {where} is shorter than {PEPPER_BYTES} bytes; set a longer random text")
+    return text.encode()
+
+
+def _admin_file(data_dir: Path) -> Path:
+    return data_dir.expanduser() / "admin.key"
+
+
+async def _works(bus: Bus, text: str, pepper: bytes) -> bool:
+    identity = key_id(text)
+    stored = await bus.bucket(KEYS).get(identity) if identity else None
+    if stored is None:
+        return False
+    record = KeyRecord.model_validate_json(stored)
+    return hmac.compare_digest(record.hash, hash_key(text, pepper)) and record.usable(datetime.now(UTC))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _write_once(file: Path, text: str) -> bool:
+    """Make the file whole, mode 0600, unless there is one; whether this call made it."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(draft, file)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def _checksum(body: str) -> str:
+    return _base62(zlib.crc32(body.encode()), _CHECKSUM_LENGTH)
+
+
+def _base62(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return "".join(reversed(digits))
