@@ -195,7 +195,7 @@ class MicroBatchSubscriber(BatchPullStreamSubscriber):
     puller: Puller
 
     async def _create_subscription(self) -> None:
-        self.add_task(self.puller.run, (self.consume,))
+        self.add_task(self.puller.run, (self.process_message,))
 
     async def stop(self) -> None:
         """Hand back, finish, then stop as FastStream does."""

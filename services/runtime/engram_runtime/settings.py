@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from engram_contracts.errors import Rejected
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from engram_contracts.errors import Rejected
 
 Durability = Literal["power", "second", "process"]
 

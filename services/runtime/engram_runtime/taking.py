@@ -78,7 +78,7 @@ class Taker:
             command = decode(self._types[subject.op], message.data)
         except EngramError as error:
             return Held(message, receipt, subject.tenant, job, None, error)
-        delivery = Delivery[Command](
+        delivery = Delivery(
             tenant=subject.tenant,
             event=subject.op,
             message=command,
