@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import time
@@ -22,7 +21,8 @@ def new_id() -> str:
     tail = int.from_bytes(os.urandom(10), "big")
     high = (milliseconds << 16) | 0x7000 | (tail >> 64 & 0x0FFF)
     low = (0b10 << 62) | (tail & ((1 << 62) - 1))
-    return str(UUID(int=(high << 64) | low))
+    digits = f"{(high << 64) | low:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def derived_id(*parts: str) -> str:
@@ -48,7 +48,7 @@ class JobId:
 
     def text(self, tenant: str, pepper: bytes) -> str:
         """The job id as clients see it: `job_<sequence>_<command>_<mac>`."""
-        body = f"{self.sequence:x}_{UUID(self.command).hex}"
+        body = f"{self.sequence:x}_{self.command.replace('-', '')}"
         return f"job_{body}_{_mac(tenant, body, pepper)}"
 
     @classmethod
@@ -63,4 +63,4 @@ class JobId:
 
 
 def _mac(tenant: str, body: str, pepper: bytes) -> str:
-    return hmac.new(pepper, f"job|{tenant}|{body}".encode(), hashlib.sha256).hexdigest()[:12]
+    return hmac.digest(pepper, f"job|{tenant}|{body}".encode(), "sha256").hex()[:12]

@@ -13,8 +13,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 
 def in_utc(moment: datetime) -> datetime:
-    """The same moment in UTC; a time without a zone is taken as UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    """The same moment in UTC; a time without a zone is taken as UTC. One that UTC cannot name is a `ValueError`."""
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("this time lies outside the years 1 to 9999 in UTC") from None
 
 
 Moment = Annotated[datetime, AfterValidator(in_utc)]
