@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from engram_contracts.errors import Rejected
 
@@ -49,7 +49,9 @@ class Common(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    data_dir: Path = Path("~/.engram/data")
+    data_dir: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
+        default=Path("~/.engram/data"), validate_default=True
+    )
     durability: Durability = "power"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     nats: NatsSettings = NatsSettings()

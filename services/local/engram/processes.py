@@ -1,0 +1,105 @@
+"""Child processes of the supervisor: forked from one preloaded parent, ended with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SETTLED = 5.0
+LONGEST_BACKOFF = 5.0
+LOG_BYTES = 20 * 1024 * 1024
+PR_SET_PDEATHSIG = 1
+
+Body = Callable[[], None]
+
+
+@dataclass
+class Child:
+    """One process that is to run: what it does, and how it has fared.
+
+    `nice` lowers its share of the processor. `starts` counts how often it was started; one that dies within
+    `SETTLED` seconds is started again after a pause that doubles.
+    """
+
+    name: str
+    body: Body
+    log: Path
+    nice: int = 0
+    pid: int | None = None
+    starts: int = 0
+    backoff: float = 0.0
+    started: float = 0.0
+    due: float = field(default=0.0)
+
+    def start(self) -> None:
+        """Fork it. The parent must have a single thread."""
+        self.starts += 1
+        self.started = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            self._become()
+        self.pid = pid
+
+    def _become(self) -> None:
+        """The child's side: ends in `os._exit`, whatever happens."""
+        code = 70
+        try:
+            end_with_parent()
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            os.nice(self.nice)
+            redirect(self.log)
+            self.body()
+            code = 0
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def died(self) -> None:
+        """Note that it ended, and when it is to be started again."""
+        lived = time.monotonic() - self.started
+        self.pid = None
+        self.backoff = 0.0 if lived > SETTLED else min(max(0.1, 2 * self.backoff), LONGEST_BACKOFF)
+        self.due = time.monotonic() + self.backoff
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if self.pid is not None:
+            os.kill(self.pid, number)
+
+
+def end_with_parent() -> None:
+    """Ask Linux to send SIGTERM when the parent dies, so that no orphan holds a store's lock."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def redirect(log: Path) -> None:
+    """Send this process's output to a file; one that grew past 20 MiB is kept as `.1` and begun anew."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        log.replace(log.with_suffix(log.suffix + ".1"))
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def program(path: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Body:
+    """A body that becomes another program."""
+
+    def become() -> None:
+        os.execve(path, [path, *arguments], dict(environ or os.environ))  # noqa: S606 (our own broker, no shell)
+
+    return become

@@ -1,0 +1,38 @@
+"""Provisioning from the command line and at start: the topology, the first tenant, the first key."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engram_runtime.keys import ensure_admin_key, load_pepper
+from engram_runtime.nats_bus import open_bus
+from engram_runtime.provision import Drift, provision
+from engram_runtime.settings import load
+from engram_runtime.telemetry import log_to_stderr
+from engram.settings import Settings
+
+FIRST_KEY = "first-key"
+"""Where the first key lies until `engram serve` has shown it, readable by its owner alone."""
+
+
+def run(flags: Mapping[str, Any], data_dir: Path) -> None:
+    """Provision for `engram serve`; a key that was minted is left for it to show once."""
+    settings = load(Settings, flags=flags, environ=os.environ)
+    log_to_stderr("engram", settings.log_level)
+    _, key = asyncio.run(provisioned(settings, mend=True))
+    if key is not None:
+        file = data_dir / FIRST_KEY
+        file.touch(mode=0o600)
+        file.write_text(key)
+
+
+async def provisioned(settings: Settings, *, mend: bool) -> tuple[list[Drift], str | None]:
+    """What provisioning did or found, and the admin key if this was the first time. A repeat does nothing."""
+    async with open_bus(settings.nats, name="engram-provision", durability=settings.durability) as bus:
+        drifts = await provision(bus.jetstream, replicas=settings.nats.replicas, mend=mend)
+        pepper = load_pepper(settings.data_dir, settings.auth.pepper)
+        return drifts, await ensure_admin_key(bus, settings.data_dir, pepper)
