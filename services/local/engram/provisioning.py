@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engram.settings import Settings
 from engram_runtime.keys import ensure_admin_key, load_pepper
 from engram_runtime.nats_bus import open_bus
 from engram_runtime.provision import Drift, provision
 from engram_runtime.settings import load
 from engram_runtime.telemetry import log_to_stderr
-from engram.settings import Settings
 
 FIRST_KEY = "first-key"
 """Where the first key lies until `engram serve` has shown it, readable by its owner alone."""

@@ -108,7 +108,9 @@ class Supervisor:
     def _service(self, name: str) -> Callable[[], None]:
         service, _, role = name.partition("-")
         split = self._settings.embedder.adapter == "fastembed" and service == "embedder"
-        flags = {**self._flags, "embedder": {**self._flags.get("embedder", {}), "role": role or "work"}} if split else {}
+        flags = (
+            {**self._flags, "embedder": {**self._flags.get("embedder", {}), "role": role or "work"}} if split else {}
+        )
 
         def body() -> None:
             host = importlib.import_module("engram_runtime.host")

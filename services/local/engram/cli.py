@@ -1,0 +1,254 @@
+"""The `engram` command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from engram_contracts.errors import EngramError
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Durable memory for AI agents.", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False
+)
+graph = typer.Typer(help="Look at the semantic graph.", no_args_is_help=True)
+app.add_typer(graph, name="graph")
+
+EXIT_USAGE, EXIT_FAILED, EXIT_AWAY = 2, 1, 3
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which Engram a command speaks to."""
+
+    url: str | None
+    key: str | None
+    data_dir: Path
+
+
+@app.callback()
+def _where(
+    context: typer.Context,
+    url: Annotated[str | None, typer.Option(help="The door's address.", envvar="ENGRAM_URL")] = None,
+    key: Annotated[str | None, typer.Option(help="API key.", envvar="ENGRAM_API_KEY", show_envvar=True)] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.", envvar="ENGRAM_DATA_DIR")] = Path(
+        "~/.engram/data"
+    ),
+) -> None:
+    context.obj = Where(url, key, data_dir.expanduser().absolute())
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+    durability: Annotated[str | None, typer.Option(help="power, second or process.")] = None,
+) -> None:
+    """Run everything on this machine until told to stop."""
+    from engram.serving import serve as run  # noqa: PLC0415 (the supervisor's imports are not the client's)
+
+    flags = {"serve": {"host": host, "port": port}, "durability": durability, "data_dir": str(context.obj.data_dir)}
+    _guarded(lambda: run(flags, config, lambda line: typer.echo(f"engram: {line}", err=True)))
+
+
+@app.command()
+def provision(
+    context: typer.Context,
+    check: Annotated[bool, typer.Option("--check", help="Only report differences.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Create what the topology declares, mend what differs safely, report the rest."""
+    from engram import operating  # noqa: PLC0415 (loads the broker's client)
+
+    drifts = _run(lambda: operating.provision(context.obj.data_dir, mend=not check))
+    _print(as_json, drifts, lambda show: show.drifts(drifts))
+    if any(drift["kind"] == "differs" for drift in drifts):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """Streams, consumers with their lag, and workers."""
+    from engram import operating  # noqa: PLC0415 (loads the broker's client)
+
+    state = _run(lambda: operating.status(context.obj.data_dir))
+    _print(as_json, state, lambda show: show.status(state))
+
+
+@app.command()
+def remember(
+    context: typer.Context,
+    text: Annotated[str, typer.Argument(help="What to keep; - reads standard input.")],
+    kind: Annotated[str, typer.Option()] = "note",
+    user: Annotated[str | None, typer.Option(help="user_id")] = None,
+    session: Annotated[str | None, typer.Option(help="session_id")] = None,
+    speaker: Annotated[str | None, typer.Option()] = None,
+    tag: Annotated[list[str] | None, typer.Option()] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it can be recalled.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Keep a memory."""
+    body = {
+        "content": sys.stdin.read() if text == "-" else text,
+        "kind": kind,
+        "tags": tag or [],
+        **_given(user_id=user, session_id=session, speaker=speaker),
+    }
+    answer = _call(context, "POST", "/v1/memories", body, wait="indexed" if wait else None)
+    _print(as_json, answer["data"], lambda show: show.remembered(answer["data"]))
+
+
+@app.command()
+def recall(
+    context: typer.Context,
+    query: str,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
+    user: Annotated[str | None, typer.Option(help="user_id")] = None,
+    session: Annotated[str | None, typer.Option(help="session_id")] = None,
+    explain: Annotated[bool, typer.Option(help="Say why each was found.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find memories."""
+    filters = _given(user_id=user, session_id=session)
+    body = {"query": query, "limit": limit, "explain": explain, "filters": filters}
+    answer = _call(context, "POST", "/v1/recall", body)
+    _print(as_json, answer, lambda show: show.recollection(answer))
+
+
+@app.command()
+def think(
+    context: typer.Context,
+    question: str,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
+    model: Annotated[str | None, typer.Option(help="Model to use.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from memories, with citations."""
+    answer = _call(context, "POST", "/v1/think", {"question": question, "limit": limit, **_given(model=model)})
+    _print(as_json, answer["data"], lambda show: show.thought(answer["data"]))
+
+
+@app.command()
+def ingest(context: typer.Context, file: Path, as_json: AsJson = False) -> None:
+    """Keep what a file holds: text, Markdown, JSON or JSON lines of memories or chat messages.
+
+    Reading a file again adds nothing; an interrupted run is finished by running it again.
+    """
+    from engram import ingest as sending  # noqa: PLC0415 (only this command needs it)
+    from engram.reading import read  # noqa: PLC0415 (only this command needs it)
+
+    def body() -> list[dict[str, str]]:
+        records = read(file, _text_of(file))
+        with _progress(len(records), file.name, quiet=as_json) as advance:
+            return asyncio.run(_with_door(context, lambda door: sending.send(door, records, advance)))
+
+    made = _guarded(body)
+    _print(as_json, {"file": file.name, "memories": len(made)}, lambda show: show.ingested(file.name, len(made)))
+
+
+@graph.command("show")
+def graph_show(
+    context: typer.Context,
+    node: Annotated[str, typer.Argument(help="type:name, for example person:Ann")],
+    hops: Annotated[int, typer.Option(min=1, max=3)] = 1,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """A node, what it is connected with, and the memories that say so."""
+    answer = _call(context, "GET", "/v1/graph/neighbours", node=node, hops=hops, limit=limit)
+    _print(as_json, answer["data"], lambda show: show.neighbourhood(node, answer["data"]))
+
+
+@app.command()
+def usage(context: typer.Context, as_json: AsJson = False) -> None:
+    """What was used, by meter and day."""
+    answer = _call(context, "GET", "/v1/usage")
+    _print(as_json, answer["data"], lambda show: show.usage(answer["data"]))
+
+
+@app.command()
+def demo(
+    file: Annotated[Path | None, typer.Argument(help="A conversation to use instead of the one shipped.")] = None,
+) -> None:
+    """Start everything in a temporary place, show what it does, stop cleanly."""
+    from engram.demo import show  # noqa: PLC0415 (the supervisor's imports are not the client's)
+
+    raise typer.Exit(_guarded(lambda: show(file)))
+
+
+def main() -> None:
+    """Entry point of the `engram` command."""
+    app()
+
+
+def _call(context: typer.Context, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
+    return _run(lambda: _with_door(context, lambda door: door.call(method, path, body, **query)))
+
+
+async def _with_door(context: typer.Context, use: Callable[[Any], Awaitable[T]]) -> T:
+    from engram.door import Door  # noqa: PLC0415 (aiohttp takes longer to import than help to print)
+
+    where: Where = context.obj
+    async with Door.find(url=where.url, key=where.key, data_dir=where.data_dir) as door:
+        return await use(door)
+
+
+def _run(work: Callable[[], Awaitable[T]]) -> T:
+    async def awaited() -> T:
+        return await work()
+
+    return _guarded(lambda: asyncio.run(awaited()))
+
+
+def _guarded(work: Callable[[], T]) -> T:
+    """One line for an error, and an exit code: 2 for bad input, 3 when Engram is away, 1 for the rest."""
+    try:
+        return work()
+    except EngramError as error:
+        typer.echo(f"engram: {error.field + ': ' if error.field else ''}{error.message}", err=True)
+        codes = {"INVALID_REQUEST": EXIT_USAGE, "UNAVAILABLE": EXIT_AWAY}
+        raise typer.Exit(codes.get(error.code, EXIT_FAILED)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _print(as_json: bool, data: Any, show: Callable[[Any], None]) -> None:
+    if as_json:
+        typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+        return
+    from engram import showing  # noqa: PLC0415 (rich is not needed for JSON)
+
+    show(showing)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _text_of(file: Path) -> str:
+    from engram_contracts.errors import Rejected  # noqa: PLC0415 (beside its one use)
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Rejected(f"{file.name} is not UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise Rejected(f"{os.fspath(file)!r} cannot be read: {error.strerror}") from None
+
+
+def _progress(total: int, name: str, *, quiet: bool) -> Any:
+    from engram.showing import progress  # noqa: PLC0415 (rich is not needed elsewhere here)
+
+    return progress(total, name, quiet=quiet)

@@ -1,0 +1,85 @@
+"""What operators ask of the broker itself: the topology, lag, workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engram import broker
+from engram.door import running
+from engram.provisioning import provisioned
+from engram.settings import Settings
+from engram_contracts.topology import STREAMS
+from engram_runtime.nats_bus import NatsBus, open_bus
+from engram_runtime.settings import load
+
+PATIENCE = 0.4
+
+
+async def provision(data_dir: Path, *, mend: bool) -> list[dict[str, Any]]:
+    """What provisioning did or found, one entry per difference."""
+    drifts, _ = await provisioned(_settings(data_dir), mend=mend)
+    return [asdict(drift) for drift in drifts]
+
+
+async def status(data_dir: Path) -> dict[str, Any]:
+    """Streams with depth, consumers with lag, and every worker that answers."""
+    settings = _settings(data_dir)
+    async with asyncio.timeout(10), open_bus(settings.nats, name="engram-status") as bus:
+        workers, streams, consumers = await asyncio.gather(
+            bus.ping_all(within=PATIENCE), _streams(bus), _consumers(bus)
+        )
+    ordered = sorted(workers, key=lambda pong: (pong.service, pong.pid))
+    return {
+        "streams": streams,
+        "consumers": consumers,
+        "workers": [pong.model_dump(mode="json", exclude_none=True) for pong in ordered],
+    }
+
+
+async def _streams(bus: NatsBus) -> list[dict[str, Any]]:
+    infos = await asyncio.gather(*(bus.jetstream.stream_info(stream.name) for stream in STREAMS))
+    return [
+        {
+            "name": info.config.name,
+            "messages": info.state.messages,
+            "bytes": info.state.bytes,
+            "first": info.state.first_seq,
+            "last": info.state.last_seq,
+        }
+        for info in infos
+    ]
+
+
+async def _consumers(bus: NatsBus) -> list[dict[str, Any]]:
+    rows = []
+    for stream in STREAMS:
+        for info in await bus.jetstream.consumers_info(stream.name):
+            rows.append(
+                {
+                    "stream": stream.name,
+                    "name": info.name,
+                    "waiting": info.num_pending,
+                    "in_hand": info.num_ack_pending,
+                    "redelivered": info.num_redelivered,
+                    "pulls": info.num_waiting,
+                }
+            )
+    return rows
+
+
+def _settings(data_dir: Path) -> Settings:
+    """Settings that reach the broker of the Engram on this data directory, or the one the environment names."""
+    flags: dict[str, Any] = {"data_dir": str(data_dir)}
+    known = running(data_dir).get("nats")
+    if known and "ENGRAM_NATS_URL" not in os.environ:
+        flags["nats"] = _login(known, data_dir)
+    return load(Settings, flags=flags, environ=os.environ)
+
+
+def _login(url: str, data_dir: Path) -> Mapping[str, str]:
+    return {"url": url, "user": broker.USER, "password": broker.password(data_dir / "nats")}

@@ -1,0 +1,126 @@
+"""How answers look to people."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.tree import Tree
+
+console = Console()
+
+
+def remembered(data: dict[str, Any]) -> None:
+    """A memory that was accepted."""
+    console.print(f"[green]kept[/] {data['id']}  [dim]job {data['job']}[/]")
+
+
+def recollection(answer: dict[str, Any]) -> None:
+    """Recalled memories, best first."""
+    meta = answer.get("meta") or {}
+    for hit in answer["data"]["hits"]:
+        console.print(f"[bold cyan]{hit['score']:.3f}[/]  {_line(hit['memory'])}")
+        if hit.get("explain"):
+            parts = "  ".join(f"{name} {value:+.3f}" for name, value in hit["explain"]["parts"].items())
+            console.print(f"       [dim]{escape(parts)}[/]")
+    if not answer["data"]["hits"]:
+        console.print("[dim]nothing found[/]")
+    degraded(meta.get("degraded") or [])
+
+
+def thought(data: dict[str, Any]) -> None:
+    """An answer with its citations."""
+    if "answer" not in data:
+        console.print(f"[yellow]still on its way[/]  job {data['job']}")
+        return
+    console.print(escape(data["answer"]))
+    for number, citation in enumerate(data["citations"], 1):
+        console.print(f"  [dim]\\[{number}] {citation['memory_id']}  {escape(citation['quote'][:100])}[/]")
+    console.print(f"[dim]{data['mode']}{' ' + data['model'] if data.get('model') else ''}[/]")
+    degraded(data.get("degraded") or [])
+
+
+def degraded(reasons: list[str]) -> None:
+    """What could not help this time."""
+    for reason in reasons:
+        console.print(f"[yellow]degraded[/] {escape(reason)}")
+
+
+def neighbourhood(node: str, data: dict[str, Any]) -> None:
+    """A node's surroundings as a tree: edge type, node, weight, and where it is written."""
+    tree = Tree(f"[bold]{escape(node)}[/]")
+    edges = sorted(data["edges"], key=lambda edge: -edge["weight"])
+    for edge in edges:
+        arrow = f"[dim]{edge['type']}[/] →" if edge["source"] == node else f"← [dim]{edge['type']}[/]"
+        other = edge["target"] if edge["source"] == node else edge["source"]
+        if node in (edge["source"], edge["target"]):
+            evidence = (
+                f"  [dim]{len(edge['evidence'])} memories, e.g. {edge['evidence'][0]}[/]" if edge["evidence"] else ""
+            )
+            tree.add(f"{arrow} [cyan]{escape(other)}[/]  {edge['weight']:g}{evidence}")
+    console.print(tree)
+
+
+def usage(data: dict[str, Any]) -> None:
+    """Meters and their totals."""
+    table = Table("meter", "total", title=f"usage of {data['tenant']}", title_justify="left")
+    for meter, total in sorted(data["totals"].items()):
+        table.add_row(meter, f"{total:,}")
+    console.print(table)
+
+
+def ingested(name: str, count: int) -> None:
+    """A file that was read."""
+    console.print(f"[green]accepted[/] {count} memories from {escape(name)}")
+
+
+def drifts(found: list[dict[str, Any]]) -> None:
+    """What provisioning did."""
+    colours = {"created": "green", "updated": "yellow", "differs": "red"}
+    for drift in found:
+        console.print(f"[{colours[drift['kind']]}]{drift['kind']}[/] {drift['name']} {escape(drift['details'])}")
+    if not found:
+        console.print("[green]everything is as declared[/]")
+
+
+def status(state: dict[str, Any]) -> None:
+    """Streams, lagging consumers and workers."""
+    streams = Table("stream", "messages", "MiB", "last", title="streams", title_justify="left")
+    for row in state["streams"]:
+        streams.add_row(row["name"], f"{row['messages']:,}", f"{row['bytes'] / 2**20:.1f}", str(row["last"]))
+    lagging = Table("consumer", "waiting", "in hand", "redelivered", title="consumers with work", title_justify="left")
+    for row in state["consumers"]:
+        if row["waiting"] or row["in_hand"] or row["redelivered"]:
+            lagging.add_row(row["name"], f"{row['waiting']:,}", f"{row['in_hand']:,}", f"{row['redelivered']:,}")
+    workers = Table("service", "pid", "up", "MiB", "CPU s", "ready", title="workers", title_justify="left")
+    for pong in state["workers"]:
+        workers.add_row(
+            pong["service"], str(pong["pid"]), f"{pong['uptime_s']:.0f} s", f"{pong['rss_bytes'] / 2**20:.0f}",
+            f"{pong['cpu_s']:.1f}", "[green]yes[/]" if pong["ready"] else f"[red]{escape(_troubles(pong))}[/]",
+        )  # fmt: skip
+    console.print(streams, lagging if lagging.row_count else "[green]no consumer lags[/]", workers)
+
+
+@contextlib.contextmanager
+def progress(total: int, name: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar that the yielded function advances."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+        task = bar.add_task(escape(name), total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _troubles(pong: dict[str, Any]) -> str:
+    return "; ".join(f"{name}: {check.get('detail')}" for name, check in pong["checks"].items() if not check["ok"])
+
+
+def _line(memory: dict[str, Any]) -> str:
+    when = f"[dim]{memory['occurred_at'][:10]}[/] " if memory.get("occurred_at") else ""
+    who = f"[bold]{escape(memory['speaker'])}:[/] " if memory.get("speaker") else ""
+    text = " ".join(memory["content"].split())
+    return f"{when}{who}{escape(text if len(text) < 160 else text[:159] + '…')}"
