@@ -8,15 +8,16 @@ entry's id makes a repeat a no-op.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import uuid4
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
-from nats.js.api import PubAck
-from nats.js.errors import APIError
 
 from engram_contracts.errors import EngramError, Overloaded, RateLimited, Unavailable
 from engram_runtime.bus import Appended, Entry
@@ -31,12 +32,21 @@ Outcome = Appended | Exception
 
 
 class Appender:
-    """Publishes entries with acknowledgement. `grouped` makes entries that come together share one fsync."""
+    """Publishes entries with acknowledgement. `grouped` makes entries that come together share one fsync.
 
-    def __init__(self, client: Client, stream: JetStreamContext, *, grouped: bool) -> None:
+    All acknowledgements of a process come back through one subscription, which costs half of a request each.
+    """
+
+    def __init__(self, client: Client, *, grouped: bool) -> None:
         self._client = client
-        self._stream = stream
         self._grouped = grouped
+        self._inbox = client.new_inbox()
+        self._waiting: dict[str, asyncio.Future[bytes]] = {}
+        self._tokens = itertools.count()
+
+    async def open(self) -> None:
+        """Listen for acknowledgements; once, before the first append."""
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
 
     async def append(self, entries: Sequence[Entry]) -> list[Outcome]:
         """One outcome per entry, in order. Entries of one stream keep their order."""
@@ -59,29 +69,50 @@ class Appender:
             for number, entry in enumerate(entries[:-1], 1):
                 await self._client.publish(entry.subject, entry.body, headers=_headers(entry, batch, number))
             last = {**_headers(entries[-1], batch, len(entries)), "Nats-Batch-Commit": "1"}
-            ack = await self._stream.publish(entries[-1].subject, entries[-1].body, TRY_SECONDS, headers=last)
-        except (NatsError, APIError, TimeoutError):
+            ack = await self._published([(entries[-1], last)])
+        except NatsError:
             return None
-        first = ack.seq - len(entries) + 1
+        committed = _outcome(ack[0])
+        if not isinstance(committed, Appended):
+            return None
+        first = committed.sequence - len(entries) + 1
         return [Appended(sequence=first + place, duplicate=False) for place in range(len(entries))]
 
     async def _one_by_one(self, entries: Sequence[Entry]) -> list[Outcome]:
-        if len(entries) == 1:
-            return [await self._one(entries[0])]
-        return list(await asyncio.gather(*(self._one(entry) for entry in entries)))
-
-    async def _one(self, entry: Entry) -> Outcome:
-        headers = _headers(entry)
+        """Each on its own; what is not acknowledged in time is sent again under the same id."""
+        outcomes: dict[int, Outcome] = {}
+        left = list(range(len(entries)))
         for attempt in range(1, TRIES + 1):
             try:
-                return _appended(await self._stream.publish(entry.subject, entry.body, TRY_SECONDS, headers=headers))
-            except APIError as error:
-                return refused(error)
-            except (NatsError, TimeoutError) as error:
-                if attempt == TRIES:
-                    return unreachable(error)
-                await asyncio.sleep(0.1 * attempt)
-        raise AssertionError("the last try answers")
+                acks = await self._published([(entries[place], _headers(entries[place])) for place in left])
+            except NatsError:
+                acks = [None] * len(left)
+            outcomes.update((place, _outcome(ack)) for place, ack in zip(left, acks, strict=True))
+            left = [place for place, ack in zip(left, acks, strict=True) if ack is None]
+            if not left:
+                break
+            await asyncio.sleep(0.1 * attempt)
+        return [outcomes[place] for place in range(len(entries))]
+
+    async def _published(self, entries: Sequence[tuple[Entry, dict[str, str]]]) -> list[bytes | None]:
+        """Publish all, then wait for all; `None` where no acknowledgement came in time or no stream listens."""
+        futures: dict[str, asyncio.Future[bytes]] = {}
+        loop = asyncio.get_running_loop()
+        for entry, headers in entries:
+            token = f"{self._inbox}.{next(self._tokens)}"
+            futures[token] = self._waiting[token] = loop.create_future()
+            await self._client.publish(entry.subject, entry.body, reply=token, headers=headers)
+        try:
+            await asyncio.wait(futures.values(), timeout=TRY_SECONDS)
+            return [future.result() or None if future.done() else None for future in futures.values()]
+        finally:
+            for token in futures:
+                self._waiting.pop(token, None)
+
+    async def _acknowledged(self, message: Msg) -> None:
+        future = self._waiting.pop(message.subject, None)
+        if future is not None and not future.done():
+            future.set_result(message.data)
 
 
 def _by_stream(entries: Sequence[Entry]) -> list[list[int]]:
@@ -105,19 +136,21 @@ def _headers(entry: Entry, batch: str | None = None, number: int = 0) -> dict[st
     return headers
 
 
-def _appended(ack: PubAck) -> Appended:
-    return Appended(sequence=ack.seq, duplicate=bool(ack.duplicate))
+def _outcome(ack: bytes | None) -> Outcome:
+    """What an acknowledgement says; none at all is a broker that cannot be reached, or a stream that is not there."""
+    if not ack:
+        return Unavailable("the broker did not acknowledge the write; try again", retry_after=1.0)
+    said = json.loads(ack)
+    if "error" in said:
+        return refused(said["error"])
+    return Appended(sequence=said["seq"], duplicate=said.get("duplicate", False))
 
 
-def refused(error: APIError) -> EngramError:
+def refused(error: Mapping[str, Any]) -> EngramError:
     """The family's error for a stream's refusal. One code serves a full tenant and a full stream; the text tells."""
-    if error.err_code == STREAM_IS_FULL:
-        if "per subject" in (error.description or ""):
-            return RateLimited("too much of this tenant's work is waiting; slow down and try again", retry_after=1.0)
+    code, words = error.get("err_code"), error.get("description", "")
+    if code == STREAM_IS_FULL and "per subject" in words:
+        return RateLimited("too much of this tenant's work is waiting; slow down and try again", retry_after=1.0)
+    if code == STREAM_IS_FULL:
         return Overloaded("the work stream is full; try again later", retry_after=5.0)
-    return Unavailable(f"the broker refused the write: {error.description} ({error.err_code})", retry_after=1.0)
-
-
-def unreachable(error: BaseException) -> EngramError:
-    """The family's error for a broker that did not answer."""
-    return Unavailable(f"the broker did not acknowledge the write ({type(error).__name__}); try again", retry_after=1.0)
+    return Unavailable(f"the broker refused the write: {words} ({code})", retry_after=1.0)

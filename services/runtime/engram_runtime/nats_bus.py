@@ -44,7 +44,11 @@ class NatsBus:
         self.jetstream: JetStreamContext = client.jetstream(timeout=5.0)
         self.instance = uuid4().hex[:12]
         self.reconnected: list[Callable[[], None]] = []
-        self._appender = Appender(client, self.jetstream, grouped=durability == "power")
+        self._appender = Appender(client, grouped=durability == "power")
+
+    async def open(self) -> None:
+        """Be ready to append."""
+        await self._appender.open()
 
     @property
     def connected(self) -> bool:
@@ -236,6 +240,7 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
     client = await _connect(broker, settings.url)
     bus = NatsBus(broker, client, durability=durability)
     held.append(bus)
+    await bus.open()
     try:
         yield bus
     finally:
