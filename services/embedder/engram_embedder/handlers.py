@@ -1,0 +1,109 @@
+"""What the embedder does: answers queries with vectors, turns commands into facts on the log."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from engram_contracts.commands import Command
+from engram_contracts.errors import Rejected
+from engram_contracts.events import Progress
+from engram_contracts.facts import Embedding, Fact
+from engram_contracts.questions import Check, EmbedQuery, QueryVectors
+from engram_contracts.topology import log_subject
+from engram_embedder.commands import Draft, Ingest, drafted
+from engram_embedder.embedding import Embedder
+from engram_embedder.gate import Urgency
+from engram_runtime.bus import Bus, Entry
+from engram_runtime.service import Delivery, Outcome
+
+
+def utc_now() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
+class Handlers:
+    """One method per contract; `now` is the clock."""
+
+    def __init__(self, embedder: Embedder, bus: Bus, *, now: Callable[[], datetime] = utc_now) -> None:
+        self._embedder = embedder
+        self._bus = bus
+        self._now = now
+
+    async def embed_query(self, question: EmbedQuery) -> QueryVectors:
+        """A query's vectors, ahead of all other work."""
+        return await self._embedder.query(question.text)
+
+    async def ingest(self, batch: Sequence[Delivery[Command]]) -> list[Outcome]:
+        """Turn commands into facts on the log; each is there when its outcome is `None`. A repeat adds nothing."""
+        return await self._ingest(batch, Urgency.INTERACTIVE)
+
+    async def ingest_bulk(self, batch: Sequence[Delivery[Command]]) -> list[Outcome]:
+        """As `ingest`, behind it."""
+        return await self._ingest(batch, Urgency.BULK)
+
+    async def check_model(self) -> Check:
+        """Whether the model works."""
+        return await self._embedder.check()
+
+    async def _ingest(self, batch: Sequence[Delivery[Command]], urgency: Urgency) -> list[Outcome]:
+        facts = await self._facts([_understood(delivery.message) for delivery in batch], urgency)
+        outcomes = await self._append(batch, facts)
+        done = [delivery for delivery, outcome in zip(batch, outcomes, strict=True) if outcome is None]
+        await self._announce(done)
+        return outcomes
+
+    async def _facts(self, drafts: Sequence[Draft | Rejected], urgency: Urgency) -> list[Fact | Rejected]:
+        wanted = {
+            n: draft.searchable for n, draft in enumerate(drafts) if isinstance(draft, Draft) and draft.searchable
+        }
+        found = await self._embedder.documents(list(wanted.values()), urgency)
+        embeddings = dict(zip(wanted, found, strict=True))
+        at = self._now()
+        return [_fact(draft, embeddings.get(n), at) for n, draft in enumerate(drafts)]
+
+    async def _append(self, batch: Sequence[Delivery[Command]], facts: Sequence[Fact | Rejected]) -> list[Outcome]:
+        outcomes: list[Outcome] = [fact if isinstance(fact, Rejected) else None for fact in facts]
+        entries = {n: _entry(batch[n], fact) for n, fact in enumerate(facts) if not isinstance(fact, Rejected)}
+        appended = await self._bus.append(list(entries.values()))
+        for n, result in zip(entries, appended, strict=True):
+            outcomes[n] = result if isinstance(result, Exception) else None
+        return outcomes
+
+    async def _announce(self, done: Sequence[Delivery[Command]]) -> None:
+        at = self._now()
+        by_tenant: defaultdict[str, list[Ingest]] = defaultdict(list)
+        for delivery in done:
+            if isinstance(delivery.message, Ingest):
+                by_tenant[delivery.tenant].append(delivery.message)
+        for tenant, commands in by_tenant.items():
+            await self._bus.emit(tenant, _progress(commands, at))
+
+
+def _progress(commands: Sequence[Ingest], at: datetime) -> Progress:
+    ids = tuple(command.id for command in commands)
+    return Progress(stage="embedded", commands=ids, memory_ids=tuple(c.memory_id for c in commands), at=at)
+
+
+def _understood(command: Command) -> Draft | Rejected:
+    try:
+        return drafted(command)
+    except Rejected as error:
+        return error
+
+
+def _fact(draft: Draft | Rejected, embedding: Embedding | Rejected | None, at: datetime) -> Fact | Rejected:
+    if isinstance(draft, Rejected):
+        return draft
+    return embedding if isinstance(embedding, Rejected) else draft.fact(at, embedding)
+
+
+def _entry(delivery: Delivery[Command], fact: Fact) -> Entry:
+    return Entry(
+        subject=log_subject(delivery.tenant, fact.event),
+        body=fact.encode(),
+        id=fact.command,
+        correlation=delivery.correlation,
+    )

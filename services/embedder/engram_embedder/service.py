@@ -1,0 +1,80 @@
+"""The embedder, put together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from engram_contracts.commands import INGEST
+from engram_contracts.errors import Rejected
+from engram_contracts.questions import EmbedQuery
+from engram_contracts.topology import EMBED_BULK, EMBED_NOW, SETTINGS
+from engram_embedder.embedding import Embedder
+from engram_embedder.guard import ModelInUse, claim
+from engram_embedder.handlers import Handlers
+from engram_embedder.ports import EmbeddingModel
+from engram_embedder.settings import EmbedderSettings, Settings
+from engram_embedder.sparse import SparseEncoder
+from engram_embedder.stems import Stems
+from engram_runtime.bus import Bus
+from engram_runtime.service import Service, Taking
+
+
+@contextlib.asynccontextmanager
+async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
+    """The running embedder. Raises `Rejected` when what is stored was embedded by another model."""
+    ours = settings.embedder
+    sparse = SparseEncoder(Stems(ours.language))
+    model = await open_model(ours, cache_dir=settings.data_dir / "models")
+    try:
+        await claim(bus.bucket(SETTINGS), ModelInUse(model=model.name, dimension=model.dimension))
+        handlers = Handlers(Embedder(model, sparse), bus)
+        yield Service(
+            name="embedder",
+            answers={EmbedQuery: handlers.embed_query} if ours.role != "work" else {},
+            takes=_takes(handlers) if ours.role != "query" else (),
+            checks={"model": handlers.check_model},
+        )
+    finally:
+        await model.close()
+
+
+async def open_model(settings: EmbedderSettings, *, cache_dir: Path) -> EmbeddingModel:
+    """The model that the settings name; its adapter alone is imported."""
+    opener = {"static": _open_static, "fastembed": _open_fastembed, "openai": _open_openai}[settings.adapter]
+    return await opener(settings, cache_dir)
+
+
+async def _open_static(settings: EmbedderSettings, _: Path) -> EmbeddingModel:
+    from engram_embedder.model_static import StaticModel  # noqa: PLC0415 (one adapter is loaded, not three)
+
+    return StaticModel(settings.dimension or 256)
+
+
+async def _open_fastembed(settings: EmbedderSettings, cache_dir: Path) -> EmbeddingModel:
+    try:
+        from engram_embedder.model_fastembed import FastembedModel  # noqa: PLC0415 (one adapter is loaded, not three)
+    except ImportError as error:
+        raise Rejected(f"ENGRAM_EMBEDDER=fastembed needs `pip install engram-embedder[fastembed]` ({error})") from error
+    folder = (settings.cache_dir or cache_dir).expanduser()
+    return await FastembedModel.open(settings.model, path=settings.path, cache_dir=folder, dimension=settings.dimension)
+
+
+async def _open_openai(settings: EmbedderSettings, _: Path) -> EmbeddingModel:
+    from engram_embedder.model_openai import OpenAIModel  # noqa: PLC0415 (one adapter is loaded, not three)
+
+    return await OpenAIModel.open(
+        settings.base_url,
+        settings.model or "text-embedding-3-small",
+        api_key=settings.api_key,
+        dimensions=settings.dimension,
+        timeout_seconds=settings.timeout_seconds,
+    )
+
+
+def _takes(handlers: Handlers) -> tuple[Taking, ...]:
+    return (
+        *(Taking(consumer=consumer, handler=handlers.ingest, commands=INGEST) for consumer in EMBED_NOW),
+        *(Taking(consumer=consumer, handler=handlers.ingest_bulk, commands=INGEST) for consumer in EMBED_BULK),
+    )
