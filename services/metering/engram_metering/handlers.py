@@ -1,0 +1,59 @@
+"""What metering does with each message, as plain typed methods."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from engram_contracts.errors import EngramError
+from engram_contracts.questions import Check, GetUsage, Usage
+from engram_contracts.topology import LOG, USAGE
+from engram_metering.days import day_range
+from engram_metering.ports import Ledger
+from engram_runtime.service import Delivery, Outcome
+
+
+class Handlers:
+    """Follows facts and usage, as `intake` reads them, into the ledger, and answers from it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def facts(self, deliveries: Sequence[Delivery[Any]]) -> Sequence[Outcome]:
+        """Count a stretch of the LOG. A repeat changes nothing."""
+        await self._ledger.post_facts(deliveries)
+        return [None] * len(deliveries)
+
+    async def usage(self, deliveries: Sequence[Delivery[Any]]) -> Sequence[Outcome]:
+        """Count a stretch of the USAGE stream. A repeat changes nothing."""
+        await self._ledger.post_usage(deliveries)
+        return [None] * len(deliveries)
+
+    async def log_position(self) -> int:
+        """The LOG sequence up to which the ledger has counted."""
+        return await self._ledger.position(LOG.name)
+
+    async def usage_position(self) -> int:
+        """The USAGE sequence up to which the ledger has counted."""
+        return await self._ledger.position(USAGE.name)
+
+    async def get_usage(self, question: GetUsage) -> Usage:
+        """A tenant's totals. `storage_bytes` is what the range added or took; without a range, what is stored.
+
+        Raises `Rejected`, naming the field, for a bad range. An unknown tenant or meter has no totals.
+        """
+        first, last = day_range(question.since, question.until)
+        days = await self._ledger.meters(question.tenant, first, last, meter=question.meter)
+        totals: Counter[str] = Counter()
+        for day in days:
+            totals[day.meter] += day.total
+        return Usage(tenant=question.tenant, totals=dict(totals), days=tuple(days))
+
+    async def check(self) -> Check:
+        """Whether the ledger answers."""
+        try:
+            await self._ledger.ping()
+        except EngramError as error:
+            return Check(ok=False, detail=error.message)
+        return Check(ok=True)

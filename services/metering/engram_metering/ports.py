@@ -1,0 +1,30 @@
+"""What metering needs of its store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Protocol
+
+from engram_contracts.questions import Meter
+from engram_metering.intake import Counted, CountedUsage
+from engram_runtime.service import Delivery
+
+
+class Ledger(Protocol):
+    """Charges and the positions in the streams they came from, stored together."""
+
+    async def post_facts(self, facts: Sequence[Delivery[Counted]]) -> None:
+        """Count facts of the LOG and move its position to the last of them; what was counted before changes nothing."""
+
+    async def post_usage(self, batches: Sequence[Delivery[CountedUsage]]) -> None:
+        """Count usage events of the USAGE stream, in the same manner."""
+
+    async def position(self, stream: str) -> int:
+        """The last sequence of a stream whose effects are stored; 0 for none."""
+
+    async def meters(self, tenant: str, first: date, last: date, *, meter: str | None) -> list[Meter]:
+        """A tenant's totals by day and meter, from `first` to `last` inclusive."""
+
+    async def ping(self) -> None:
+        """Return if the store answers; raise `Unavailable` otherwise."""

@@ -1,0 +1,35 @@
+"""The metering service: what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from engram_contracts.questions import GetUsage
+from engram_contracts.topology import METERING_LOG, METERING_USAGE
+from engram_metering import intake
+from engram_metering.handlers import Handlers
+from engram_metering.ledger_duckdb import open_ledger
+from engram_metering.settings import Settings
+from engram_runtime.bus import Bus
+from engram_runtime.service import Following, Service
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
+    """The service over the ledger in `<data_dir>/metering/ledger.duckdb`; one process at a time may hold it."""
+    file = settings.data_dir.expanduser() / "metering" / "ledger.duckdb"
+    async with open_ledger(file, memory_mb=settings.metering.memory_mb) as ledger:
+        handlers = Handlers(ledger)
+        log = Following(
+            consumer=METERING_LOG, handler=handlers.facts, position=handlers.log_position, messages=intake.FACTS
+        )
+        usage = Following(
+            consumer=METERING_USAGE, handler=handlers.usage, position=handlers.usage_position, messages=intake.USAGE
+        )
+        yield Service(
+            name="metering",
+            answers={GetUsage: handlers.get_usage},
+            follows=(log, usage),
+            checks={"ledger": handlers.check},
+        )
