@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from engram_contracts.commands import Forget
-from engram_contracts.errors import NotFound, Rejected, Unavailable
+from engram_contracts.errors import Internal, NotFound, Rejected, Unavailable
 from engram_contracts.facts import Forgotten
 from engram_contracts.ids import new_id, partition_of
-from engram_contracts.questions import CountRecorded, Count
+from engram_contracts.questions import Count, CountRecorded
 from engram_contracts.topology import EMBED_NOW, GRAPH_LOG, JOBS, WORK, log_subject, work_subject
 from engram_runtime.bus import Appended, Entry
 from engram_runtime.host import hosted
@@ -148,7 +148,7 @@ async def test_a_transient_failure_is_retried_and_the_job_says_so(broker):
 
     async def handle(batch):
         tries.extend(item.attempt for item in batch)
-        return [Unavailable("the model is away") if len(tries) < 3 else None]
+        return [Internal("the model hiccuped") if len(tries) < 3 else None]
 
     async with connected(broker) as bus:
         await provision(bus.jetstream)
@@ -158,7 +158,7 @@ async def test_a_transient_failure_is_retried_and_the_job_says_so(broker):
         trouble = await bus.bucket(JOBS).get(f"acme.{command.id}")
         left = await queued(bus)
 
-    assert trouble is not None and b"the model is away" in trouble
+    assert trouble is not None and b"the model hiccuped" in trouble
     assert left == 0
 
 
@@ -308,3 +308,33 @@ async def test_a_repeated_append_is_one_message_and_answers_the_same_sequence(br
     assert [o.sequence for o in again[:10]] == [o.sequence for o in first]
     assert [o.duplicate for o in again] == [True] * 10 + [False]
     assert left == 11
+
+
+async def test_while_a_dependency_is_away_work_is_held_and_burns_no_tries(broker):
+    away, tries, seen = True, 0, []
+
+    async def handle(batch):
+        nonlocal tries
+        tries += 1
+        if away:
+            return [Unavailable("the model is away")] * len(batch)
+        seen.extend((item.message.id, item.attempt) for item in batch)
+        return [None] * len(batch)
+
+    made = [forget() for _ in range(40)]
+    async with connected(broker) as bus:
+        await provision(bus.jetstream)
+        await bus.append([entry for _, entry in made])
+        async with hosted(taking(handle, made[0][1]), bus, Common()) as health:
+            await until(lambda: tries >= 3)
+            held = await health.pong()
+            away = False
+            await until(lambda: len(seen) >= 40)
+            after = await health.pong()
+        left = await queued(bus)
+
+    assert not held.ready and "the model is away" in held.checks["work"].detail
+    assert after.ready
+    assert tries <= 8, "a held batch is probed one message at a time"
+    assert {attempt for _, attempt in seen} == {1}
+    assert left == 0

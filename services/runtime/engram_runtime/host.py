@@ -19,6 +19,7 @@ from engram_contracts.questions import Check
 from engram_contracts.topology import PING_ALL, Consumer, rpc_subject
 from engram_runtime import provision
 from engram_runtime.answering import Answerer
+from engram_runtime.breaker import Breaker
 from engram_runtime.following import Follower
 from engram_runtime.health import Health, HealthPage
 from engram_runtime.nats_bus import NatsBus, open_bus
@@ -70,8 +71,9 @@ async def hosted(service: Service, bus: NatsBus, settings: Common) -> AsyncItera
     """Run everything a service declares while the context is open; leaving it drains."""
     await _topology_is_there(bus, _consumers(service))
     answerer = Answerer(bus.client, service.name)
-    followers = _declare(service, bus, answerer)
-    health = Health(service.name, bus.instance, {**_own_checks(bus, followers), **service.checks})
+    breaker = Breaker(service.name)
+    followers = _declare(service, bus, answerer, breaker)
+    health = Health(service.name, bus.instance, {**_own_checks(bus, followers, breaker), **service.checks})
     page = HealthPage(health, settings.host.health_host, settings.host.health_port)
     await page.open()
     await _answer_pings(bus, service.name, health)
@@ -79,16 +81,17 @@ async def hosted(service: Service, bus: NatsBus, settings: Common) -> AsyncItera
     try:
         yield health
     finally:
+        breaker.stop()
         await _drain(bus, answerer, settings.host.drain_seconds)
         await page.close()
 
 
-def _declare(service: Service, bus: NatsBus, answerer: Answerer) -> list[Follower]:
+def _declare(service: Service, bus: NatsBus, answerer: Answerer, breaker: Breaker) -> list[Follower]:
     for kind, answer in service.answers.items():
         answerer.declare(bus.broker, kind, answer)
     for taking in service.takes:
         puller = Puller(bus.client, taking.consumer)
-        subscribe(bus.broker, puller, Taker(bus, service.name, taking).handle)
+        subscribe(bus.broker, puller, Taker(bus, service.name, taking, breaker).handle)
         bus.reconnected.append(puller.resume)
     followers = []
     for following in service.follows:
@@ -118,7 +121,7 @@ async def _answer_pings(bus: NatsBus, service: str, health: Health) -> None:
     await bus.client.subscribe(PING_ALL, cb=answer)
 
 
-def _own_checks(bus: NatsBus, followers: Sequence[Follower]) -> dict[str, Probe]:
+def _own_checks(bus: NatsBus, followers: Sequence[Follower], breaker: Breaker) -> dict[str, Probe]:
     async def broker() -> Check:
         return Check(ok=bus.connected, detail=None if bus.connected else "disconnected; reconnecting")
 
@@ -126,7 +129,10 @@ def _own_checks(bus: NatsBus, followers: Sequence[Follower]) -> dict[str, Probe]
         troubles = [follower.trouble for follower in followers if follower.trouble]
         return Check(ok=not troubles, detail="; ".join(troubles) or None)
 
-    return {"broker": broker, **({"log": log_position} if followers else {})}
+    async def work() -> Check:
+        return Check(ok=breaker.closed, detail=breaker.trouble)
+
+    return {"broker": broker, "work": work, **({"log": log_position} if followers else {})}
 
 
 async def _drain(bus: NatsBus, answerer: Answerer, seconds: float) -> None:

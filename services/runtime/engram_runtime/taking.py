@@ -18,6 +18,7 @@ from engram_contracts.errors import EngramError, Failure, Rejected, Unavailable
 from engram_contracts.events import JobTrouble
 from engram_contracts.topology import JOBS, WorkSubject, dead_subject
 from engram_runtime.appending import CORRELATION
+from engram_runtime.breaker import Breaker, is_away
 from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.context import correlation
 from engram_runtime.delivery import Bury, Done, Later, Receipt, bounded, burial_headers, decide
@@ -26,7 +27,8 @@ from engram_runtime.telemetry import BURIED, HANDLED, HANDLING, RETRIED
 
 log = logging.getLogger(__name__)
 
-ACK, WORKING = b"+ACK", b"+WPI"
+ACK, NAK, WORKING = b"+ACK", b"-NAK", b"+WPI"
+HANDED_BACK = Unavailable("handed back at shutdown")
 INTERRUPTED = "an earlier try ended without an answer"
 
 
@@ -50,7 +52,8 @@ class Taker:
     first, so that a message which kills its worker is found by its recorded tries, and its neighbours are not blamed.
     """
 
-    def __init__(self, bus: Bus, stage: str, taking: Taking) -> None:
+    def __init__(self, bus: Bus, stage: str, taking: Taking, breaker: Breaker) -> None:
+        self._breaker = breaker
         self._bus = bus
         self._stage = stage
         self._taking = taking
@@ -91,7 +94,7 @@ class Taker:
 
     async def _together(self, items: Sequence[Held]) -> None:
         sound = [item for item in items if item.delivery is not None]
-        outcomes = await self._try(sound) if sound else []
+        outcomes = await self._attempt(sound) if sound else []
         verdicts = dict(zip((item.receipt.sequence for item in sound), outcomes, strict=True))
         for item in items:
             await self._settle(item, item.broken or verdicts[item.receipt.sequence])
@@ -107,8 +110,48 @@ class Taker:
         await self._note(
             item, reason=past.reason if past else INTERRUPTED, code=past.code if past else "INTERNAL_ERROR"
         )
-        outcome = item.broken or (await self._try([item]))[0]
+        outcome = item.broken or (await self._attempt([item]))[0]
         await self._settle(item, outcome)
+
+    async def _attempt(self, items: Sequence[Held]) -> list[Outcome]:
+        """Outcomes of the items; while the dependency is away they are held, and one of them is tried now and then."""
+        outcomes: dict[int, Outcome] = {}
+        left = list(items)
+        while left:
+            if self._breaker.closed:
+                outcomes.update(await self._together_or_trip(left))
+            else:
+                outcomes.update(await self._probe(left))
+            left = [item for item in left if item.receipt.sequence not in outcomes]
+        return [outcomes[item.receipt.sequence] for item in items]
+
+    async def _together_or_trip(self, items: Sequence[Held]) -> dict[int, Outcome]:
+        results = await self._try(items)
+        away = [result for result in results if is_away(result)]
+        if len(away) == len(items):
+            self._breaker.trip(cast(Exception, away[0]))
+            for item in items:
+                await self._note(
+                    item, reason=_words(cast(Exception, away[0])), code=Failure.of(cast(Exception, away[0])).code
+                )
+            return {}
+        return {item.receipt.sequence: result for item, result in zip(items, results, strict=True)}
+
+    async def _probe(self, items: list[Held]) -> dict[int, Outcome]:
+        """When the pause is over, try one item; another one the next time, should it be the item's own fault."""
+        async with self._breaker.probing:
+            if self._breaker.closed:
+                return {}
+            if not await self._breaker.pause():
+                return {item.receipt.sequence: HANDED_BACK for item in items}
+            item = items.pop(0)
+            items.append(item)
+            outcome = (await self._try([item]))[0]
+            if is_away(outcome):
+                self._breaker.trip(outcome)
+                return {}
+            self._breaker.close()
+            return {item.receipt.sequence: outcome}
 
     async def _try(self, items: Sequence[Held]) -> Sequence[Outcome]:
         deliveries = [item.delivery for item in items if item.delivery is not None]
@@ -124,6 +167,9 @@ class Taker:
             correlation.reset(token)
 
     async def _settle(self, item: Held, outcome: Outcome) -> None:
+        if outcome is HANDED_BACK:
+            await item.raw.respond(NAK)
+            return
         decision = decide(outcome, attempt=item.attempt, retry=self._retry)
         if isinstance(decision, Done):
             HANDLED.labels(self._stage).inc()

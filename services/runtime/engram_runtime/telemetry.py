@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from engram_runtime.context import correlation
 
@@ -16,6 +16,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10
 HANDLED = Counter("engram_messages_handled_total", "Messages whose effect is stored.", ["stage"])
 RETRIED = Counter("engram_messages_retried_total", "Tries that failed and will be repeated.", ["stage"])
 BURIED = Counter("engram_dead_letters_total", "Messages written to the dead letters.", ["stage"])
+HELD = Gauge("engram_breaker_open", "1 while work is held because a dependency is away.", ["stage"])
 HANDLING = Histogram("engram_batch_seconds", "Time a handler took for a batch.", ["stage"], buckets=BUCKETS)
 ANSWERING = Histogram(
     "engram_answer_seconds", "Time an answer to a question took.", ["service", "verb"], buckets=BUCKETS
