@@ -1,0 +1,229 @@
+"""The HTTP side of the door: every route from the table, through one way in and one way out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from pydantic import BaseModel
+
+from engram_api import envelope
+from engram_api.access import Caller
+from engram_api.bodies import decode, query
+from engram_api.calls import Answer, Call, Page
+from engram_api.gate import Gate
+from engram_api.incoming import correlation_id, idempotency_key, nothing, preferences, read_body
+from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS, SECONDS, UNMATCHED
+from engram_api.routes import CALL, OPERATIONS, Operation, check
+from engram_api.settings import ServeSettings
+from engram_api.usage import UsageLog
+from engram_contracts.errors import EngramError, Internal, NotFound, Rejected
+from engram_contracts.ids import new_id
+from engram_runtime.context import correlation
+
+log = logging.getLogger(__name__)
+
+ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Server": "engram",
+}
+_NOT_PASSED_ON = frozenset({"content-type", "content-length"})
+Method = Callable[[Call[Any, Any]], Awaitable[Answer]]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way through; what is learned about it is kept for its answer, its usage and its metrics."""
+
+    request: web.BaseRequest
+    route: str
+    request_id: str
+    correlation: str
+    started: float
+    caller: Caller | None = None
+    key: str | None = None
+
+    @classmethod
+    def begin(cls, request: web.BaseRequest, route: str) -> Exchange:
+        """A request that has just come in."""
+        request_id = new_id()
+        known_as = correlation_id(request.headers, request_id)
+        correlation.set(known_as)
+        return cls(request, route, request_id, known_as, time.perf_counter())
+
+    def answer(self, status: int, body: bytes, content_type: str, headers: Mapping[str, str]) -> web.Response:
+        """A response with everything each of them carries."""
+        every = {
+            "Content-Type": content_type,
+            "X-Request-ID": self.request_id,
+            "X-Correlation-ID": self.correlation,
+            **ALWAYS,
+            **headers,
+        }
+        return web.Response(status=status, body=body, headers=every)
+
+    def fail(self, error: EngramError, headers: Mapping[str, str] | None = None) -> web.Response:
+        """A response that says what went wrong."""
+        as_problem = envelope.PROBLEM in self.request.headers.get("Accept", "")
+        body = envelope.failure(error, self.request_id, as_problem=as_problem)
+        content_type = envelope.PROBLEM if as_problem else envelope.JSON
+        response = self.answer(
+            error.http_status, body, content_type, {**envelope.error_headers(error), **(headers or {})}
+        )
+        if error.http_status == HTTPStatus.REQUEST_TIMEOUT:
+            response.force_close()
+        return response
+
+
+class Door:
+    """Turns HTTP requests into calls of the handlers, and their answers into HTTP."""
+
+    def __init__(self, handlers: object, gate: Gate, usage: UsageLog, settings: ServeSettings) -> None:
+        check(OPERATIONS, handlers)
+        self._handlers = handlers
+        self._gate = gate
+        self._usage = usage
+        self._settings = settings
+
+    def application(self) -> web.Application:
+        """The application with all routes."""
+        application = web.Application(middlewares=[_enveloped])
+        for operation in OPERATIONS:
+            application.router.add_route(operation.method, operation.path, self._route(operation))
+        return application
+
+    def _route(self, operation: Operation) -> Handler:
+        method: Method = getattr(self._handlers, operation.name)
+        plain_query = nothing(operation.query)
+
+        async def serve(request: web.Request) -> web.StreamResponse:
+            exchange = Exchange.begin(request, operation.path)
+            try:
+                exchange.caller = self._gate.admit(request.headers, operation.permission)
+                call = await self._call(operation, request, exchange, plain_query)
+                response = _render(operation, exchange, await method(call))
+            except EngramError as error:
+                response = exchange.fail(error)
+            except Exception as error:
+                response = exchange.fail(_unexpected(error, operation.path))
+            if exchange.caller is not None:
+                response = await self._metered(operation, exchange, exchange.caller, response)
+            return _measured(exchange, response)
+
+        return serve
+
+    async def _call(
+        self, operation: Operation, request: web.Request, exchange: Exchange, plain_query: BaseModel | None
+    ) -> Call[Any, Any]:
+        exchange.key = idempotency_key(request.headers) if operation.method != "GET" else None
+        if plain_query is None or request.query_string:
+            plain_query = query(operation.query, request.query)
+        body = None
+        if operation.body is not None:
+            limit = self._settings.bulk_body_limit if operation.bulk else self._settings.body_limit
+            body = decode(operation.body, await read_body(request, limit=limit, seconds=self._settings.body_seconds))
+        return Call(
+            caller=exchange.caller or _ANYONE,
+            body=body,
+            query=plain_query,
+            path=request.match_info,
+            request_id=exchange.request_id,
+            correlation=exchange.correlation,
+            idempotency_key=exchange.key,
+            prefer=preferences(request.headers),
+        )
+
+    async def _metered(
+        self, operation: Operation, exchange: Exchange, caller: Caller, response: web.Response
+    ) -> web.Response:
+        """The response, once its usage is durable; an error instead where it cannot be."""
+        try:
+            await self._usage.record(
+                tenant=caller.tenant,
+                route=operation.name,
+                status=response.status,
+                counters=_counters(operation, response.status),
+                request_id=exchange.request_id,
+                idempotency_key=exchange.key,
+            )
+        except EngramError as error:
+            return exchange.fail(error)
+        return response
+
+
+_ANYONE = Caller(tenant="", role="")
+
+
+@web.middleware
+async def _enveloped(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers of the library itself (no such path, wrong method) in our form, with their headers, such as Allow."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        exchange = Exchange.begin(request, UNMATCHED)
+        kept = {name: value for name, value in error.headers.items() if name.lower() not in _NOT_PASSED_ON}
+        return _measured(exchange, exchange.fail(_translated(error), kept))
+
+
+def _translated(error: web.HTTPException) -> EngramError:
+    if error.status == HTTPStatus.NOT_FOUND:
+        return NotFound("there is nothing at this path")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return Rejected(f"this path does not take {error.method}; it takes {allowed}", status=error.status)
+    return Rejected(error.reason, status=error.status)
+
+
+def _render(operation: Operation, exchange: Exchange, answer: Answer) -> web.Response:
+    status = answer.status or (operation.settled if answer.settled and operation.settled else operation.status)
+    if isinstance(answer.data, Page):
+        return exchange.answer(status, answer.data.body, answer.data.content_type, answer.headers)
+    body = envelope.success(answer.data, {"request_id": exchange.request_id, **answer.meta})
+    return exchange.answer(status, body, envelope.JSON, answer.headers)
+
+
+def _counters(operation: Operation, status: int) -> Mapping[str, int]:
+    """What a request adds to its tenant's usage; one that failed is a call and nothing else."""
+    return operation.counters if status < HTTPStatus.BAD_REQUEST else CALL
+
+
+def _unexpected(error: Exception, route: str) -> EngramError:
+    log.error("request failed", exc_info=error, extra={"route": route, "error": type(error).__name__})
+    return Internal("something unexpected went wrong here; the request id leads to it in the log")
+
+
+def _measured(exchange: Exchange, response: web.Response) -> web.Response:
+    route, method, status = exchange.route, exchange.request.method, response.status
+    seconds = time.perf_counter() - exchange.started
+    REQUESTS.labels(route, method, str(status)).inc()
+    SECONDS.labels(route).observe(seconds)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        AUTH_FAILURES.labels("UNAUTHORIZED" if status == HTTPStatus.UNAUTHORIZED else "FORBIDDEN").inc()
+    elif status == HTTPStatus.TOO_MANY_REQUESTS:
+        RATE_LIMITED.labels(route).inc()
+    if log.isEnabledFor(logging.DEBUG) or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _logged(exchange, status, seconds)
+    return response
+
+
+def _logged(exchange: Exchange, status: int, seconds: float) -> None:
+    log.log(
+        logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG,
+        "request",
+        extra={
+            "request_id": exchange.request_id,
+            "tenant_id": exchange.caller.tenant if exchange.caller else None,
+            "route": exchange.route,
+            "method": exchange.request.method,
+            "status_code": status,
+            "latency_ms": round(seconds * 1000, 3),
+        },
+    )

@@ -1,0 +1,343 @@
+"""What the door does for each operation: one method each, named as in the route table."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import TypeAdapter, ValidationError
+
+from engram_api.accepting import Acceptor
+from engram_api.calls import Answer, Call, Page
+from engram_api.cursors import seal, unseal
+from engram_api.jobs import job, thoughts
+from engram_api.models import (
+    AcceptedQuestion,
+    Alive,
+    DropEdgeQuery,
+    EdgeBody,
+    Hits,
+    MemoriesQuery,
+    MemoryList,
+    NeighboursQuery,
+    NewMemories,
+    NodeBody,
+    NodeList,
+    NodeQuery,
+    NodesQuery,
+    NoQuery,
+    PathQuery,
+    RecallBody,
+    ThinkBody,
+    UsageQuery,
+    WaitQuery,
+)  # fmt: skip
+from engram_api.readiness import Readiness
+from engram_api.whereabouts import Whereabouts
+from engram_api.writes import command_id, identity_of
+from engram_contracts.commands import (
+    DropEdge,
+    DropNode,
+    Forget,
+    NodeId,
+    PutEdge,
+    PutNode,
+    Remember,
+    Revise,
+    Think,
+)  # fmt: skip
+from engram_contracts.errors import NotFound, Rejected, Unavailable
+from engram_contracts.ids import JobId
+from engram_contracts.memory import Memory, MemoryChanges, NewMemory
+from engram_contracts.messages import Message
+from engram_contracts.private import without_private
+from engram_contracts.questions import (
+    FindIndexed,
+    FindPath,
+    GetHistory,
+    GetMemory,
+    GetNode,
+    GetUsage,
+    ListMemories,
+    ListNodes,
+    Neighbours,
+    Question,
+    Recall,
+)  # fmt: skip
+from engram_runtime.bus import Bus
+
+R = TypeVar("R", bound=Message)
+C = TypeVar("C", NewMemory, MemoryChanges)
+AnyCall = Call[Any, Any]
+
+UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+NODE_ID: TypeAdapter[str] = TypeAdapter(NodeId)
+NO_MEMORY = "there is no memory with this id"
+
+
+class Handlers:
+    """All operations. `pepper` signs job ids and cursors."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        acceptor: Acceptor,
+        whereabouts: Whereabouts,
+        readiness: Readiness,
+        *,
+        ask_seconds: float,
+        pepper: bytes,
+    ) -> None:
+        self._bus = bus
+        self._acceptor = acceptor
+        self._whereabouts = whereabouts
+        self._readiness = readiness
+        self._ask_seconds = ask_seconds
+        self._pepper = pepper
+
+    # memories
+
+    async def remember(self, call: Call[NewMemory | NewMemories, WaitQuery]) -> Answer:
+        """Accept memories. A memory's id is also its command's, so its job can be followed to the index."""
+        many = isinstance(call.body, NewMemories)
+        memories = call.body.memories if isinstance(call.body, NewMemories) else [call.body]
+        now, actor = datetime.now(UTC), call.caller.actor
+        commands = []
+        for place, memory in enumerate(memories):
+            kept = _without_private(memory, f"memories.{place}.content" if many else "content")
+            identity = identity_of(call, memory, place)
+            commands.append(
+                Remember.model_construct(id=identity, accepted_at=now, actor=actor, memory_id=identity, memory=kept)
+            )
+        if many:
+            return await self._acceptor.many(call, commands)
+        return await self._acceptor.change(call, commands[0], memory_id=commands[0].memory_id)
+
+    async def list_memories(self, call: Call[None, MemoriesQuery]) -> Answer:
+        """One page of the record."""
+        tenant, listing = call.caller.tenant, "memories"
+        after = unseal(call.query.cursor, tenant=tenant, listing=listing, pepper=self._pepper)
+        page = await self._ask(
+            ListMemories(tenant=tenant, filters=call.query.filters(), limit=call.query.limit, after=after)
+        )
+        return Answer(
+            data=MemoryList.model_construct(memories=page.memories, total=page.total),
+            meta=self._next(page.after, tenant, listing),
+        )
+
+    async def get_memory(self, call: Call[None, NoQuery]) -> Answer:
+        """The record, or the index where the record lags behind or does not answer."""
+        memory, degraded = await self._find_memory(call)
+        return Answer(data=memory, meta=_degraded(degraded))
+
+    async def get_history(self, call: Call[None, NoQuery]) -> Answer:
+        """All versions of a memory."""
+        return Answer(data=await self._ask(GetHistory(tenant=call.caller.tenant, memory_id=_memory_id(call))))
+
+    async def revise(self, call: Call[MemoryChanges, WaitQuery]) -> Answer:
+        """Accept a change of a memory that is there."""
+        if not call.body.model_fields_set:
+            raise Rejected("the body changes nothing; send at least one field", field="body")
+        changes = _without_private(call.body, "content")
+        memory, _ = await self._find_memory(call)
+        command = Revise.model_construct(
+            id=command_id(call, Revise.op, memory.id),
+            accepted_at=datetime.now(UTC),
+            actor=call.caller.actor,
+            memory_id=memory.id,
+            changes=changes.model_dump(mode="json", exclude_unset=True),
+        )
+        return await self._acceptor.change(call, command, memory_id=memory.id)
+
+    async def forget(self, call: Call[None, WaitQuery]) -> Answer:
+        """Accept that a memory which is there is to be forgotten."""
+        memory, _ = await self._find_memory(call)
+        command = Forget.model_construct(
+            id=command_id(call, Forget.op, memory.id),
+            accepted_at=datetime.now(UTC),
+            actor=call.caller.actor,
+            memory_id=memory.id,
+        )
+        return await self._acceptor.change(call, command, memory_id=memory.id)
+
+    # recall and think
+
+    async def recall(self, call: Call[RecallBody, NoQuery]) -> Answer:
+        """Ask the index."""
+        started = time.perf_counter()
+        body = call.body
+        found = await self._ask(
+            Recall.model_construct(
+                tenant=call.caller.tenant, query=body.query, limit=body.limit, filters=body.filters,
+                explain=body.explain, deadline_ms=int(self._ask_seconds * 800),
+            )
+        )  # fmt: skip
+        meta: dict[str, Any] = {"took_ms": _milliseconds(started), **_degraded(found.degraded)}
+        if body.explain and found.stages_ms:
+            meta["stages_ms"] = found.stages_ms
+        return Answer(data=Hits.model_construct(hits=found.hits), meta=meta)
+
+    async def think(self, call: Call[ThinkBody, NoQuery]) -> Answer:
+        """Accept a question, and wait for its answer unless the client would rather not."""
+        started = time.perf_counter()
+        body = call.body
+        command = Think.model_construct(
+            id=command_id(call, Think.op), accepted_at=datetime.now(UTC), actor=call.caller.actor,
+            question=body.question, limit=body.limit, filters=body.filters, model=body.model,
+        )  # fmt: skip
+        name, thought = await self._acceptor.question(call, command)
+        headers = {"Location": f"/v1/jobs/{name}"}
+        if thought is None:
+            return Answer(data=AcceptedQuestion(job=name), status=202, headers=headers)
+        meta = {"took_ms": _milliseconds(started), **_degraded(thought.degraded)}
+        return Answer(data=thoughts(name, thought), meta=meta, headers=headers)
+
+    # graph
+
+    async def list_nodes(self, call: Call[None, NodesQuery]) -> Answer:
+        """One page of a tenant's nodes."""
+        tenant, listing, query = call.caller.tenant, "nodes", call.query
+        after = unseal(query.cursor, tenant=tenant, listing=listing, pepper=self._pepper)
+        page = await self._ask(
+            ListNodes(tenant=tenant, type=query.type, prefix=query.prefix, limit=query.limit, after=after)
+        )
+        return Answer(data=NodeList.model_construct(nodes=page.nodes), meta=self._next(page.after, tenant, listing))
+
+    async def get_node(self, call: Call[None, NodeQuery]) -> Answer:
+        """A node and what hangs on it."""
+        question = GetNode(tenant=call.caller.tenant, node=_node_id(call), limit=call.query.limit)
+        return Answer(data=await self._ask(question))
+
+    async def put_node(self, call: Call[NodeBody, WaitQuery]) -> Answer:
+        """Accept a node."""
+        command = PutNode.model_construct(
+            id=command_id(call, PutNode.op), accepted_at=datetime.now(UTC), actor=call.caller.actor,
+            node=call.body.id, attributes=call.body.attributes,
+        )  # fmt: skip
+        return await self._acceptor.change(call, command)
+
+    async def drop_node(self, call: Call[None, WaitQuery]) -> Answer:
+        """Accept that a node which is there is to go."""
+        node = _node_id(call)
+        await self._ask(GetNode(tenant=call.caller.tenant, node=node, limit=1))
+        command = DropNode.model_construct(
+            id=command_id(call, DropNode.op, node), accepted_at=datetime.now(UTC), actor=call.caller.actor, node=node
+        )
+        return await self._acceptor.change(call, command)
+
+    async def put_edge(self, call: Call[EdgeBody, WaitQuery]) -> Answer:
+        """Accept an edge."""
+        fields = {name: getattr(call.body, name) for name in EdgeBody.model_fields}
+        command = PutEdge.model_construct(
+            id=command_id(call, PutEdge.op), accepted_at=datetime.now(UTC), actor=call.caller.actor, **fields
+        )
+        return await self._acceptor.change(call, command)
+
+    async def drop_edge(self, call: Call[None, DropEdgeQuery]) -> Answer:
+        """Accept that an edge is to go."""
+        query = call.query
+        command = DropEdge.model_construct(
+            id=command_id(call, DropEdge.op, query.source, query.type, query.target),
+            accepted_at=datetime.now(UTC), actor=call.caller.actor,
+            source=query.source, type=query.type, target=query.target,
+        )  # fmt: skip
+        return await self._acceptor.change(call, command)
+
+    async def neighbours(self, call: Call[None, NeighboursQuery]) -> Answer:
+        """What lies around a node."""
+        return Answer(data=await self._ask(Neighbours(tenant=call.caller.tenant, **_fields(call.query))))
+
+    async def find_path(self, call: Call[None, PathQuery]) -> Answer:
+        """A shortest path."""
+        return Answer(data=await self._ask(FindPath(tenant=call.caller.tenant, **_fields(call.query))))
+
+    # jobs, usage, health
+
+    async def get_job(self, call: Call[None, NoQuery]) -> Answer:
+        """How far a command has come."""
+        text = call.path["id"]
+        named = JobId.parse(text, call.caller.tenant, self._pepper)
+        if named is None:
+            raise NotFound("there is no job with this id")
+        seen = await self._whereabouts.sight(call.caller.tenant, named)
+        return Answer(data=job(text, named.command, seen), meta=_degraded(seen.degraded))
+
+    async def get_usage(self, call: Call[None, UsageQuery]) -> Answer:
+        """What the tenant used."""
+        return Answer(data=await self._ask(GetUsage(tenant=call.caller.tenant, **_fields(call.query))))
+
+    async def health(self, _: AnyCall) -> Answer:
+        """This process runs."""
+        return Answer(data=Alive())
+
+    async def ready(self, _: AnyCall) -> Answer:
+        """Everything the door needs, checked."""
+        ready, serving = await self._readiness.look()
+        return Answer(data=ready, status=200 if serving else 503)
+
+    async def metrics(self, _: AnyCall) -> Answer:
+        """What Prometheus scrapes."""
+        return Answer(data=Page(generate_latest(), CONTENT_TYPE_LATEST))
+
+    # shared steps
+
+    async def _ask(self, question: Question[R]) -> R:
+        return await self._bus.ask(question, within=self._ask_seconds)
+
+    async def _find_memory(self, call: AnyCall) -> tuple[Memory, tuple[str, ...]]:
+        """A memory of the tenant, and the parts that could not help. `NotFound` when no part has it."""
+        tenant, memory_id = call.caller.tenant, _memory_id(call)
+        away: Unavailable | None = None
+        try:
+            return await self._ask(GetMemory(tenant=tenant, memory_id=memory_id)), ()
+        except NotFound:
+            pass
+        except Unavailable as error:
+            away = error
+        found = (await self._ask(FindIndexed(tenant=tenant, memory_id=memory_id))).found
+        if found is not None:
+            return found.memory, (f"graph: {away.message}",) if away else ()
+        raise away or NotFound(NO_MEMORY)
+
+    def _next(self, after: str | None, tenant: str, listing: str) -> Mapping[str, Any]:
+        return {"next": seal(after, tenant=tenant, listing=listing, pepper=self._pepper)} if after else {}
+
+
+def _without_private(said: C, field: str) -> C:
+    """The memory or change without what is marked private. Raises `Rejected` when nothing is left."""
+    if said.content is None or "<" not in said.content:
+        return said
+    kept = without_private(said.content)
+    if not kept.strip():
+        raise Rejected(f"{field}: nothing is left to remember outside of <private> blocks", field=field)
+    return said if kept == said.content else said.model_copy(update={"content": kept})
+
+
+def _memory_id(call: AnyCall) -> str:
+    text = call.path["id"]
+    if not UUID_FORM.fullmatch(text):
+        raise NotFound(NO_MEMORY)
+    return text
+
+
+def _node_id(call: AnyCall) -> str:
+    try:
+        return NODE_ID.validate_python(call.path["id"])
+    except ValidationError as error:
+        raise Rejected("a node's id reads `type:name`, the type in lower case", field="id") from error
+
+
+def _fields(query: Message) -> dict[str, Any]:
+    return {name: getattr(query, name) for name in type(query).model_fields}
+
+
+def _degraded(parts: Collection[str]) -> dict[str, Any]:
+    return {"degraded": list(parts)} if parts else {}
+
+
+def _milliseconds(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)

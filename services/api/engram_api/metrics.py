@@ -1,0 +1,15 @@
+"""The door's own Prometheus metrics. Routes are templates, never paths as sent."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+from engram_runtime.telemetry import BUCKETS
+
+REQUESTS = Counter("engram_requests_total", "Requests answered.", ["route", "method", "status"])
+SECONDS = Histogram("engram_request_seconds", "Time from request head to answer.", ["route"], buckets=BUCKETS)
+AUTH_FAILURES = Counter("engram_auth_failures_total", "Requests without a key that counts, or not allowed.", ["code"])
+RATE_LIMITED = Counter("engram_rate_limited_total", "Requests refused with 429.", ["route"])
+USAGE_FAILURES = Counter("engram_usage_flush_failures_total", "Usage batches that could not be written.")
+
+UNMATCHED = "unmatched"

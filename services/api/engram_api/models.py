@@ -1,0 +1,269 @@
+"""What clients send in bodies and queries, and what they get: the door's own models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from engram_contracts.commands import EdgeType, NodeId, QueryText
+from engram_contracts.facts import Citation, ModelUse
+from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Memory, Metadata, NewMemory
+from engram_contracts.messages import Message, Moment, Strict
+from engram_contracts.questions import Check, Hit, Node, Stage
+
+MAX_BULK = 1_000
+Waitable = Literal["indexed", "done"]
+MemoryId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")]
+
+# What clients send.
+
+
+class NewMemories(Strict):
+    """Many memories in one request."""
+
+    memories: list[NewMemory] = Field(min_length=1, max_length=MAX_BULK)
+
+
+class RecallBody(Strict):
+    """A query for memories."""
+
+    query: QueryText
+    limit: int = Field(default=10, ge=1, le=100)
+    filters: Filters = Filters()
+    explain: bool = False
+
+
+class ThinkBody(Strict):
+    """A question to be answered from memories."""
+
+    question: QueryText
+    limit: int = Field(default=10, ge=1, le=100)
+    filters: Filters = Filters()
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+
+
+class NodeBody(Strict):
+    """A node to create, or to merge attributes into."""
+
+    id: NodeId
+    attributes: Metadata = Field(default_factory=dict, max_length=64)
+
+    @field_validator("attributes")
+    @classmethod
+    def _stays_small(cls, attributes: Metadata) -> Metadata:
+        size = len(repr(attributes)) if attributes else 0
+        if size > MAX_METADATA_BYTES:
+            raise ValueError(f"attributes take {size} bytes; the limit is {MAX_METADATA_BYTES}")
+        return attributes
+
+
+class EdgeKey(Strict):
+    """Names an edge."""
+
+    source: NodeId
+    type: EdgeType
+    target: NodeId
+
+
+class EdgeBody(EdgeKey):
+    """An edge to create or change."""
+
+    weight: float = Field(default=1.0, gt=0, le=1e6, allow_inf_nan=False)
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
+    evidence: tuple[MemoryId, ...] = Field(default=(), max_length=100)
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        if self.valid_from and self.valid_to and self.valid_to <= self.valid_from:
+            raise ValueError("valid_to must lie after valid_from")
+        return self
+
+
+class NoQuery(Strict):
+    """No query parameter is taken."""
+
+
+class WaitQuery(Strict):
+    """How long to wait for the effect: until `indexed` (it can be recalled) or `done` (linked as well)."""
+
+    wait: Waitable | None = None
+    timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class DropEdgeQuery(EdgeKey, WaitQuery):
+    """Names the edge to drop."""
+
+
+class Paged(Strict):
+    """A stretch of a list: at most `limit` from behind `cursor`, the `next` of an earlier answer."""
+
+    limit: int = Field(default=50, ge=1, le=1_000)
+    cursor: Annotated[str, StringConstraints(max_length=1_024)] | None = None
+
+
+class MemoriesQuery(Filters, Paged):
+    """Filters and page of a list of memories."""
+
+    def filters(self) -> Filters:
+        """The filters alone."""
+        return Filters.model_construct(**{name: getattr(self, name) for name in Filters.model_fields})
+
+
+class NodesQuery(Paged):
+    """Filters and page of a list of nodes."""
+
+    type: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] | None = None
+    prefix: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+
+
+class NodeQuery(Strict):
+    """How many edges and memories of a node to show."""
+
+    limit: int = Field(default=20, ge=1, le=200)
+
+
+class NeighboursQuery(Strict):
+    """From which node, how far, and through which edges."""
+
+    node: NodeId
+    hops: int = Field(default=1, ge=1, le=3)
+    limit: int = Field(default=50, ge=1, le=1_000)
+    edge_type: EdgeType | None = None
+    at: Moment | None = None
+
+
+class PathQuery(Strict):
+    """Between which nodes, in at most how many steps."""
+
+    source: NodeId
+    target: NodeId
+    max_hops: int = Field(default=6, ge=1, le=10)
+
+
+class UsageQuery(Strict):
+    """Which days (both inclusive, UTC) and which meter."""
+
+    since: Day | None = None
+    until: Day | None = None
+    meter: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")] | None = None
+
+
+# What clients get.
+
+
+class Accepted(Message):
+    """A memory that is safe on the broker, and the job that follows it."""
+
+    id: str
+    job: str
+
+
+class Refusal(Message):
+    """Why one of many memories was not taken."""
+
+    code: str
+    message: str
+    retry_after: float | None = None
+
+
+class Refused(Message):
+    """One of many memories that was not taken."""
+
+    error: Refusal
+
+
+class AcceptedMany(Message):
+    """One outcome per memory, in the order they were sent."""
+
+    memories: tuple[Accepted | Refused, ...]
+    accepted: int
+    refused: int
+
+
+class AcceptedChange(Message):
+    """A change of the graph that is safe on the broker."""
+
+    job: str
+
+
+class MemoryList(Message):
+    """Memories, newest first."""
+
+    memories: tuple[Memory, ...]
+    total: int | None = None
+
+
+class Hits(Message):
+    """Recalled memories, best first."""
+
+    hits: tuple[Hit, ...]
+
+
+class Thoughts(Message):
+    """An answer with the memories it rests on. `mode` is `model` or `extractive`."""
+
+    job: str
+    answer: str
+    mode: str
+    citations: tuple[Citation, ...]
+    model: str | None = None
+    use: ModelUse
+    degraded: tuple[str, ...] = ()
+
+
+class AcceptedQuestion(Message):
+    """A question that is being worked on."""
+
+    job: str
+
+
+class NodeList(Message):
+    """Nodes, most mentioned first."""
+
+    nodes: tuple[Node, ...]
+
+
+class StageReached(Message):
+    """A stage of a job, and when it was reached where that is known."""
+
+    stage: Stage
+    at: Moment | None = None
+
+
+class Grave(Message):
+    """Where a dead command lies, and why."""
+
+    stage: str
+    sequence: int | None = None
+    code: str
+    reason: str
+
+
+class Job(Message):
+    """The life of one accepted command. `attempt`, `next_at` and `reason` are there while it is retried."""
+
+    id: str
+    state: Stage
+    stages: tuple[StageReached, ...]
+    memory_id: str | None = None
+    attempt: int | None = None
+    next_at: Moment | None = None
+    reason: str | None = None
+    dead: Grave | None = None
+    thought: Thoughts | None = None
+
+
+class Alive(Message):
+    """This process runs."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(Message):
+    """`ready` when all checks hold, `degraded` when the door can still accept, else `unavailable`."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    checks: dict[str, Check]

@@ -1,0 +1,186 @@
+"""The route table: every operation of the door, declared once.
+
+Routes, permission checks, usage counters and documents are derived from it; so are the tests that try every
+operation with every role. `name` is also the name of the handler's method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Literal, get_args
+
+from pydantic import BaseModel
+
+from engram_api.access import PERMISSIONS, Permission
+from engram_api.bodies import Body, OneOrMany
+from engram_api.models import (
+    Accepted,
+    AcceptedChange,
+    AcceptedMany,
+    AcceptedQuestion,
+    Alive,
+    DropEdgeQuery,
+    EdgeBody,
+    Hits,
+    Job,
+    MemoriesQuery,
+    MemoryList,
+    NeighboursQuery,
+    NewMemories,
+    NodeBody,
+    NodeList,
+    NodeQuery,
+    NodesQuery,
+    NoQuery,
+    PathQuery,
+    Ready,
+    RecallBody,
+    ThinkBody,
+    Thoughts,
+    UsageQuery,
+    WaitQuery,
+)  # fmt: skip
+from engram_contracts.memory import Memory, MemoryChanges, NewMemory
+from engram_contracts.questions import History, Neighbourhood, NodeDetail, Path, Usage
+
+Method = Literal["GET", "POST", "PATCH", "DELETE"]
+
+CALL: Mapping[str, int] = {"api_calls": 1}
+SEARCH: Mapping[str, int] = {"api_calls": 1, "search_queries": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation of the door.
+
+    `answer` is the model of `data` (`None` where the answer is no JSON), `status` that of a plain success,
+    `settled` that of one whose effect the client waited for; `also` names other answers with their models. `bulk`
+    allows the larger body. `counters` are what one success adds to the tenant's usage, beside what metering counts
+    from facts.
+    """
+
+    name: str
+    method: Method
+    path: str
+    permission: Permission
+    summary: str
+    answer: type[BaseModel] | UnionType | None
+    status: int = 200
+    settled: int | None = None
+    also: Mapping[int, type[BaseModel]] = field(default_factory=dict)
+    body: Body | None = None
+    query: type[BaseModel] = NoQuery
+    bulk: bool = False
+    counters: Mapping[str, int] = field(default_factory=lambda: CALL)
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        name="remember", method="POST", path="/v1/memories", permission="memories:write",
+        summary="Keep one memory, or many in one request.",
+        body=OneOrMany(one=NewMemory, many=NewMemories, key="memories"), query=WaitQuery, bulk=True,
+        answer=Accepted | AcceptedMany, status=202, settled=201, also={207: AcceptedMany},
+    ),
+    Operation(
+        name="list_memories", method="GET", path="/v1/memories", permission="memories:read",
+        summary="List memories, newest first.", query=MemoriesQuery, answer=MemoryList,
+    ),
+    Operation(
+        name="get_memory", method="GET", path="/v1/memories/{id}", permission="memories:read",
+        summary="Show a memory.", answer=Memory,
+    ),
+    Operation(
+        name="revise", method="PATCH", path="/v1/memories/{id}", permission="memories:write",
+        summary="Change fields of a memory; its history keeps the earlier version.",
+        body=MemoryChanges, query=WaitQuery, answer=Accepted, status=202, settled=200,
+    ),
+    Operation(
+        name="forget", method="DELETE", path="/v1/memories/{id}", permission="memories:write",
+        summary="Delete a memory's text everywhere.", query=WaitQuery, answer=Accepted, status=202, settled=200,
+    ),
+    Operation(
+        name="get_history", method="GET", path="/v1/memories/{id}/history", permission="memories:read",
+        summary="Show all versions of a memory, oldest first.", answer=History,
+    ),
+    Operation(
+        name="recall", method="POST", path="/v1/recall", permission="recall",
+        summary="Find the memories that best answer a query.", body=RecallBody, answer=Hits, counters=SEARCH,
+    ),
+    Operation(
+        name="think", method="POST", path="/v1/think", permission="think",
+        summary="Answer a question from memories, with citations.",
+        body=ThinkBody, answer=Thoughts, also={202: AcceptedQuestion},
+    ),
+    Operation(
+        name="list_nodes", method="GET", path="/v1/graph/nodes", permission="graph:read",
+        summary="List nodes, most mentioned first.", query=NodesQuery, answer=NodeList,
+    ),
+    Operation(
+        name="put_node", method="POST", path="/v1/graph/nodes", permission="graph:write",
+        summary="Create a node, or merge attributes into it.",
+        body=NodeBody, query=WaitQuery, answer=AcceptedChange, status=202, settled=201,
+    ),
+    Operation(
+        name="get_node", method="GET", path="/v1/graph/nodes/{id}", permission="graph:read",
+        summary="Show a node with its strongest edges and the memories that mention it.",
+        query=NodeQuery, answer=NodeDetail,
+    ),
+    Operation(
+        name="drop_node", method="DELETE", path="/v1/graph/nodes/{id}", permission="graph:write",
+        summary="Remove a node with its edges and mentions.",
+        query=WaitQuery, answer=AcceptedChange, status=202, settled=200,
+    ),
+    Operation(
+        name="put_edge", method="POST", path="/v1/graph/edges", permission="graph:write",
+        summary="Create an edge, or set its weight and validity.",
+        body=EdgeBody, query=WaitQuery, answer=AcceptedChange, status=202, settled=201,
+    ),
+    Operation(
+        name="drop_edge", method="DELETE", path="/v1/graph/edges", permission="graph:write",
+        summary="Remove an edge.", query=DropEdgeQuery, answer=AcceptedChange, status=202, settled=200,
+    ),
+    Operation(
+        name="neighbours", method="GET", path="/v1/graph/neighbours", permission="graph:read",
+        summary="Show what lies around a node.", query=NeighboursQuery, answer=Neighbourhood,
+    ),
+    Operation(
+        name="find_path", method="GET", path="/v1/graph/path", permission="graph:read",
+        summary="Show a shortest path between two nodes.", query=PathQuery, answer=Path,
+    ),
+    Operation(
+        name="get_job", method="GET", path="/v1/jobs/{id}", permission="jobs:read",
+        summary="Show how far an accepted command has come.", answer=Job,
+    ),
+    Operation(
+        name="get_usage", method="GET", path="/v1/usage", permission="usage:read",
+        summary="Show the tenant's usage, in total and by day.", query=UsageQuery, answer=Usage,
+    ),
+    Operation(
+        name="health", method="GET", path="/health", permission="public",
+        summary="Tell that this process runs.", answer=Alive,
+    ),
+    Operation(
+        name="ready", method="GET", path="/health/ready", permission="public",
+        summary="Tell whether everything the door needs works.", answer=Ready, also={503: Ready},
+    ),
+    Operation(
+        name="metrics", method="GET", path="/metrics", permission="metrics",
+        summary="Prometheus metrics of this process.", answer=None,
+    ),
+)  # fmt: skip
+
+
+def check(operations: tuple[Operation, ...], handlers: object) -> None:
+    """Raise `ValueError` for a table that must not be served: no permission, no handler, or a route given twice."""
+    seen: set[tuple[str, str]] = set()
+    for operation in operations:
+        where = f"{operation.method} {operation.path}"
+        if operation.permission not in PERMISSIONS:
+            raise ValueError(f"{where} declares no permission; declare one of {get_args(Permission)}")
+        if not callable(getattr(handlers, operation.name, None)):
+            raise ValueError(f"{where} has no handler {operation.name!r}")
+        if (operation.method, operation.path) in seen:
+            raise ValueError(f"{where} is declared twice")
+        seen.add((operation.method, operation.path))

@@ -1,0 +1,101 @@
+"""Composition root of the door."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, runtime_checkable
+
+from aiohttp import web
+from pydantic import SecretStr
+
+from engram_api.accepting import Acceptor
+from engram_api.committer import Committer
+from engram_api.door import Door
+from engram_api.gate import Gate
+from engram_api.handlers import Handlers
+from engram_api.keyring import open_keyring
+from engram_api.readiness import Readiness
+from engram_api.settings import ServeSettings, Settings
+from engram_api.usage import UsageLog
+from engram_api.waits import Waits
+from engram_api.whereabouts import Whereabouts
+from engram_api.writes import Writer
+from engram_contracts.errors import Rejected
+from engram_contracts.ids import new_id
+from engram_runtime.bus import Bus
+from engram_runtime.keys import load_pepper
+from engram_runtime.service import Service
+
+log = logging.getLogger(__name__)
+
+LINGER_SECONDS = 5.0
+"""How long the rest of a refused body is read and dropped, so that the client sees the refusal."""
+
+
+@runtime_checkable
+class Reconnecting(Protocol):
+    """A bus that says when its connection was lost and is back."""
+
+    reconnected: list[Callable[[], None]]
+
+
+@contextlib.asynccontextmanager
+async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
+    """The door, listening while the context is open; leaving it finishes what was begun.
+
+    Raises `Rejected` when the pepper is too short or the port is taken.
+    """
+    serve = settings.serve
+    pepper = load_pepper(settings.data_dir, _secret(settings.auth.pepper))
+    async with contextlib.AsyncExitStack() as stack:
+        keyring, watch_again = await stack.enter_async_context(open_keyring(bus, pepper))
+        if isinstance(bus, Reconnecting):
+            bus.reconnected.append(watch_again)
+        gate = Gate(keyring, enabled=settings.auth.enabled, metrics_token=_secret(settings.metrics.token))
+        usage = UsageLog(bus, f"door-{new_id()[-12:]}", waiting=serve.waiting)
+        stack.push_async_callback(usage.close)
+        writer = Writer(Committer(bus.append, waiting=serve.waiting), Committer(bus.append, waiting=serve.waiting))
+        stack.push_async_callback(writer.close)
+        whereabouts = Whereabouts(bus, within=serve.ask_seconds)
+        waits = Waits(bus, whereabouts)
+        handlers = Handlers(
+            bus,
+            Acceptor(writer, waits, serve, pepper),
+            whereabouts,
+            Readiness(bus, keyring.check),
+            ask_seconds=serve.ask_seconds,
+            pepper=pepper,
+        )
+        await stack.enter_async_context(_listening(Door(handlers, gate, usage, serve), serve))
+        stack.callback(waits.close)
+        yield Service(name="api", checks={"keys": keyring.check})
+
+
+@contextlib.asynccontextmanager
+async def _listening(door: Door, settings: ServeSettings) -> AsyncIterator[None]:
+    runner = web.AppRunner(
+        door.application(),
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=settings.idle_seconds,
+        lingering_time=LINGER_SECONDS,
+        shutdown_timeout=settings.drain_seconds,
+    )
+    await runner.setup()
+    site = web.TCPSite(runner, settings.host, settings.port, reuse_port=settings.reuse_port or None)
+    try:
+        try:
+            await site.start()
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise Rejected(f"cannot listen on {where}: {error.strerror}; set ENGRAM_SERVE_PORT") from error
+        log.info("listening", extra={"url": site.name})
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _secret(setting: SecretStr | None) -> str | None:
+    return setting.get_secret_value() if setting is not None else None

@@ -1,0 +1,54 @@
+"""Settings of the door."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+
+from engram_contracts.topology import MiB
+from engram_runtime.settings import Common, Section
+
+
+class ServeSettings(Section):
+    """Where the door listens and what it bears. Sizes are bytes, durations seconds.
+
+    `reuse_port` lets several doors share one port. `idle_seconds` bounds a connection that sends no whole request
+    head, `body_seconds` one that does not finish its body. `waiting` bounds the messages that wait for the broker's
+    acknowledgement; past it, requests are refused with 503.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8765, ge=0, le=65_535)
+    reuse_port: bool = False
+    body_limit: int = Field(default=MiB, ge=1_024)
+    bulk_body_limit: int = Field(default=4 * MiB, ge=1_024)
+    body_seconds: float = Field(default=30.0, gt=0)
+    idle_seconds: float = Field(default=60.0, gt=0)
+    ask_seconds: float = Field(default=5.0, gt=0)
+    longest_wait: float = Field(default=30.0, gt=0)
+    think_seconds: float = Field(default=60.0, gt=0)
+    drain_seconds: float = Field(default=10.0, gt=0)
+    waiting: int = Field(default=20_000, ge=1_000)
+
+
+class AuthSettings(Section):
+    """Who is let in. `pepper` is a secret of at least 32 bytes; without it one is made in the data directory.
+
+    With `enabled` off, everyone is an admin of the tenant that `X-Engram-Tenant` names, else of `default`.
+    """
+
+    enabled: bool = True
+    pepper: SecretStr | None = None
+
+
+class MetricsSettings(Section):
+    """Who may read `/metrics`: everyone, or whoever sends `token` as a bearer token."""
+
+    token: SecretStr | None = None
+
+
+class Settings(Common):
+    """Everything the door needs to know."""
+
+    serve: ServeSettings = ServeSettings()
+    auth: AuthSettings = AuthSettings()
+    metrics: MetricsSettings = MetricsSettings()

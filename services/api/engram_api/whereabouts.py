@@ -1,0 +1,134 @@
+"""Where a command is: asked of the parts that know, each with a bound; parts that do not answer are named."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from engram_contracts.commands import Forget, Remember, Revise
+from engram_contracts.errors import EngramError, NotFound
+from engram_contracts.events import JobTrouble
+from engram_contracts.ids import JobId
+from engram_contracts.questions import FindIndexed, FindJob, GetMemory, IndexedMemory, JobRecord, Stage
+from engram_contracts.topology import JOBS, WORK, WorkSubject
+from engram_runtime.bus import Bus, Stored
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+INDEXED_OPS = frozenset({Remember.op, Revise.op, Forget.op})
+"""Commands whose effect the index shows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A command whose stages are waited for."""
+
+    op: str
+    command: str
+    memory_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What the parts said of a job. `degraded` names those that said nothing."""
+
+    waiting: Stored | None = None
+    record: JobRecord | None = None
+    trouble: JobTrouble | None = None
+    indexed: IndexedMemory | None = None
+    forgotten: bool = False
+    degraded: tuple[str, ...] = ()
+
+    @property
+    def op(self) -> str | None:
+        """What kind of command it is, while it still waits to be worked off."""
+        return WorkSubject.parse(self.waiting.subject).op if self.waiting else None
+
+
+class Whereabouts:
+    """Asks the graph, the index, the jobs bucket and the work stream about commands."""
+
+    def __init__(self, bus: Bus, *, within: float) -> None:
+        self._bus = bus
+        self._within = within
+
+    async def sight(self, tenant: str, job: JobId) -> Sighting:
+        """Everything that is known of a job."""
+        silent: list[str] = []
+        record, trouble, waiting, indexed = await asyncio.gather(
+            self._known("graph", silent, lambda: self.record(tenant, job.command)),
+            self._known("jobs", silent, lambda: self.trouble(tenant, job.command)),
+            self._known("work", silent, lambda: self._waiting(job)),
+            self._known("vectors", silent, lambda: self._indexed(tenant, job.command)),
+        )
+        memory_id = record.memory_id if record else None
+        if memory_id and memory_id != job.command:
+            indexed = await self._known("vectors", silent, lambda: self._indexed(tenant, memory_id))
+        forgotten = bool(memory_id and indexed is None and await self._is_forgotten(tenant, memory_id, silent))
+        return Sighting(
+            waiting=waiting,
+            record=record,
+            trouble=trouble,
+            indexed=indexed,
+            forgotten=forgotten,
+            degraded=tuple(dict.fromkeys(silent)),
+        )
+
+    async def stages(self, tenant: str, watched: Watched) -> set[Stage]:
+        """The stages a command has reached, as far as the parts that answer can tell."""
+        silent: list[str] = []
+        record, indexed = await asyncio.gather(
+            self._known("graph", silent, lambda: self.record(tenant, watched.command)),
+            self._known("vectors", silent, lambda: self._shown(tenant, watched)),
+        )
+        reached: set[Stage] = {"linked"} if record else set()
+        return reached | {"indexed"} if indexed else reached
+
+    async def record(self, tenant: str, command: str) -> JobRecord | None:
+        """What the record knows of a command."""
+        return (await self._bus.ask(FindJob(tenant=tenant, command=command), within=self._within)).found
+
+    async def trouble(self, tenant: str, command: str) -> JobTrouble | None:
+        """Why a command is not done yet, where it had trouble."""
+        value = await self._bus.bucket(JOBS).get(f"{tenant}.{command}")
+        return JobTrouble.model_validate_json(value) if value else None
+
+    async def _waiting(self, job: JobId) -> Stored | None:
+        stored = await self._bus.read(WORK, job.sequence)
+        return stored if stored is not None and stored.id == job.command else None
+
+    async def _indexed(self, tenant: str, memory_id: str) -> IndexedMemory | None:
+        question = FindIndexed(tenant=tenant, memory_id=memory_id)
+        return (await self._bus.ask(question, within=self._within)).found
+
+    async def _is_forgotten(self, tenant: str, memory_id: str, silent: list[str]) -> bool:
+        try:
+            await self._bus.ask(GetMemory(tenant=tenant, memory_id=memory_id), within=self._within)
+        except NotFound:
+            return True
+        except EngramError:
+            silent.append("graph")
+        return False
+
+    async def _shown(self, tenant: str, watched: Watched) -> bool:
+        """Whether the index shows the effect of a command."""
+        if watched.memory_id is None or watched.op not in INDEXED_OPS:
+            return False
+        found = await self._indexed(tenant, watched.memory_id)
+        if watched.op == Forget.op:
+            return found is None
+        return found is not None and (watched.op == Remember.op or found.command == watched.command)
+
+    async def _known(self, part: str, silent: list[str], ask: Callable[[], Awaitable[T | None]]) -> T | None:
+        try:
+            return await ask()
+        except (EngramError, ValidationError) as error:
+            log.debug("no word", extra={"part": part, "error": repr(error)})
+            silent.append(part)
+            return None
