@@ -164,7 +164,7 @@ async def test_a_transient_failure_is_retried_and_the_job_says_so(broker):
 
 async def test_what_can_never_work_is_buried_after_one_try(broker):
     tries = 0
-    command, entry = forget()
+    _, entry = forget()
 
     async def handle(batch):
         nonlocal tries

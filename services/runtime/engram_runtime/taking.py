@@ -129,11 +129,9 @@ class Taker:
         results = await self._try(items)
         away = [result for result in results if is_away(result)]
         if len(away) == len(items):
-            self._breaker.trip(cast(Exception, away[0]))
+            self._breaker.trip(away[0])
             for item in items:
-                await self._note(
-                    item, reason=_words(cast(Exception, away[0])), code=Failure.of(cast(Exception, away[0])).code
-                )
+                await self._note(item, reason=_words(away[0]), code=away[0].code)
             return {}
         return {item.receipt.sequence: result for item, result in zip(items, results, strict=True)}
 
