@@ -41,7 +41,7 @@ def pick_port(folder: Path) -> int:
     """The port of the last run if it is free, else 4222, else any."""
     file = folder / "port"
     candidates = [int(file.read_text())] if file.exists() else []
-    port = next((port for port in (*candidates, FAVOURITE_PORT) if _free(port)), 0) or _any()
+    port = next((port for port in (*candidates, FAVOURITE_PORT) if _free(port)), 0) or any_port()
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(str(port))
     return port
@@ -68,6 +68,13 @@ jetstream {{
     return file
 
 
+def any_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,9 +83,3 @@ def _free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _any() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -24,6 +24,10 @@ graph = typer.Typer(help="Look at the semantic graph.", no_args_is_help=True)
 app.add_typer(graph, name="graph")
 
 EXIT_USAGE, EXIT_FAILED, EXIT_AWAY = 2, 1, 3
+SETTLED_WITHIN = 600.0
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where everything is kept (ENGRAM_DATA_DIR; by default ~/.engram/data).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -33,7 +37,14 @@ class Where:
 
     url: str | None
     key: str | None
-    data_dir: Path
+    flag: Path | None
+
+    @property
+    def data_dir(self) -> Path:
+        """The data directory, by flag, environment, configuration or default."""
+        from engram_runtime.settings import Common, load  # noqa: PLC0415 (not needed for help)
+
+        return load(Common, flags={"data_dir": self.flag}, environ=os.environ).data_dir
 
 
 @app.callback()
@@ -41,25 +52,28 @@ def _where(
     context: typer.Context,
     url: Annotated[str | None, typer.Option(help="The door's address.", envvar="ENGRAM_URL")] = None,
     key: Annotated[str | None, typer.Option(help="API key.", envvar="ENGRAM_API_KEY", show_envvar=True)] = None,
-    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.", envvar="ENGRAM_DATA_DIR")] = Path(
-        "~/.engram/data"
-    ),
+    data_dir: DataDir = None,
 ) -> None:
-    context.obj = Where(url, key, data_dir.expanduser().absolute())
+    context.obj = Where(url, key, data_dir)
 
 
 @app.command()
 def serve(
     context: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     durability: Annotated[str | None, typer.Option(help="power, second or process.")] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Run everything on this machine until told to stop."""
     from engram.serving import serve as run  # noqa: PLC0415 (the supervisor's imports are not the client's)
 
-    flags = {"serve": {"host": host, "port": port}, "durability": durability, "data_dir": str(context.obj.data_dir)}
+    flags = {
+        "serve": {"host": host, "port": port},
+        "durability": durability,
+        "data_dir": data_dir or context.obj.flag,
+    }
     _guarded(lambda: run(flags, config, lambda line: typer.echo(f"engram: {line}", err=True)))
 
 
@@ -141,7 +155,12 @@ def think(
 
 
 @app.command()
-def ingest(context: typer.Context, file: Path, as_json: AsJson = False) -> None:
+def ingest(
+    context: typer.Context,
+    file: Path,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all of it is indexed and linked.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Keep what a file holds: text, Markdown, JSON or JSON lines of memories or chat messages.
 
     Reading a file again adds nothing; an interrupted run is finished by running it again.
@@ -149,12 +168,15 @@ def ingest(context: typer.Context, file: Path, as_json: AsJson = False) -> None:
     from engram import ingest as sending  # noqa: PLC0415 (only this command needs it)
     from engram.reading import read  # noqa: PLC0415 (only this command needs it)
 
-    def body() -> list[dict[str, str]]:
+    async def body(door: Any) -> list[dict[str, Any]]:
         records = read(file, _text_of(file))
         with _progress(len(records), file.name, quiet=as_json) as advance:
-            return asyncio.run(_with_door(context, lambda door: sending.send(door, records, advance)))
+            made = await sending.send(door, records, advance)
+        if wait and made:
+            await sending.settle(door, made[-1]["job"], within=SETTLED_WITHIN)
+        return made
 
-    made = _guarded(body)
+    made = _run(lambda: _with_door(context, body))
     _print(as_json, {"file": file.name, "memories": len(made)}, lambda show: show.ingested(file.name, len(made)))
 
 
@@ -181,11 +203,12 @@ def usage(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def demo(
     file: Annotated[Path | None, typer.Argument(help="A conversation to use instead of the one shipped.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Keep the data here instead of throwing it away.")] = None,
 ) -> None:
     """Start everything in a temporary place, show what it does, stop cleanly."""
     from engram.demo import show  # noqa: PLC0415 (the supervisor's imports are not the client's)
 
-    raise typer.Exit(_guarded(lambda: show(file)))
+    raise typer.Exit(_guarded(lambda: show(file, data_dir)))
 
 
 def main() -> None:
@@ -241,7 +264,7 @@ def _text_of(file: Path) -> str:
     from engram_contracts.errors import Rejected  # noqa: PLC0415 (beside its one use)
 
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise Rejected(f"{file.name} is not UTF-8 (byte {error.start})") from None
     except OSError as error:

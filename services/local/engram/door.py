@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 
-from engram_contracts.errors import FAMILY, Internal, Unauthorized, Unavailable
+from engram_contracts.errors import FAMILY, Internal, Rejected, Unauthorized, Unavailable
+
+SECONDS = 120.0
+"""How long one call may take; the door itself answers a question of a model within 60."""
 
 
 class Door:
@@ -18,19 +20,19 @@ class Door:
 
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url.rstrip("/")
-        self._key = key
+        self._key = key.strip() if key else None
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
     def find(cls, *, url: str | None, key: str | None, data_dir: Path) -> Door:
-        """The door named by flags or environment, else the one that runs on this data directory."""
-        url = url or os.environ.get("ENGRAM_URL") or running(data_dir).get("url") or "http://127.0.0.1:8765"
-        key = key or os.environ.get("ENGRAM_API_KEY") or _read(data_dir / "admin.key")
-        return cls(url, key)
+        """The door that was named, else the one that runs on this data directory, with the key that lies there."""
+        return cls(url or running(data_dir).get("url") or "http://127.0.0.1:8765", key or _read(data_dir / "admin.key"))
 
     async def __aenter__(self) -> Self:
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._session = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=120))
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        self._session = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=SECONDS))
         return self
 
     async def __aexit__(
@@ -42,10 +44,13 @@ class Door:
     async def call(self, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
         """The envelope of the answer. Raises the door's error, or `Unavailable` when there is no door."""
         assert self._session is not None
+        data = None if body is None else _encoded(body)
         chosen = {name: str(value) for name, value in query.items() if value is not None}
         try:
-            async with self._session.request(method, f"{self.url}{path}", json=body, params=chosen) as answer:
+            async with self._session.request(method, f"{self.url}{path}", data=data, params=chosen) as answer:
                 return _opened(answer.status, await answer.read(), answer.headers.get("Retry-After"))
+        except TimeoutError as error:
+            raise Unavailable(f"no answer from {self.url} within {SECONDS:g} s; see `engram status`") from error
         except aiohttp.ClientError as error:
             raise Unavailable(f"no Engram at {self.url} ({error}); start it with `engram serve`") from error
 
@@ -55,6 +60,13 @@ def running(data_dir: Path) -> dict[str, Any]:
     text = _read(data_dir / "run.json")
     found: dict[str, Any] = json.loads(text) if text else {}
     return found
+
+
+def _encoded(body: Any) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Rejected("the text is not valid Unicode; send it as UTF-8") from None
 
 
 def _opened(status: int, body: bytes, retry_after: str | None) -> dict[str, Any]:

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from engram import broker
 from engram.door import running
-from engram.provisioning import provisioned
+from engram.provisioning import compared, provisioned
 from engram.settings import Settings
+from engram_contracts.errors import Unavailable
 from engram_contracts.topology import STREAMS
 from engram_runtime.nats_bus import NatsBus, open_bus
 from engram_runtime.settings import load
 
 PATIENCE = 0.4
+STATUS_SECONDS = 5.0
+PROVISION_SECONDS = 30.0
 
 
 async def provision(data_dir: Path, *, mend: bool) -> list[dict[str, Any]]:
     """What provisioning did or found, one entry per difference."""
-    drifts, _ = await provisioned(_settings(data_dir), mend=mend)
+    settings = _settings(data_dir)
+    async with _bounded(settings, PROVISION_SECONDS):
+        drifts = (await provisioned(settings))[0] if mend else await compared(settings)
     return [asdict(drift) for drift in drifts]
 
 
 async def status(data_dir: Path) -> dict[str, Any]:
     """Streams with depth, consumers with lag, and every worker that answers."""
     settings = _settings(data_dir)
-    async with asyncio.timeout(10), open_bus(settings.nats, name="engram-status") as bus:
+    async with _bounded(settings, STATUS_SECONDS), open_bus(settings.nats, name="engram-status") as bus:
         workers, streams, consumers = await asyncio.gather(
             bus.ping_all(within=PATIENCE), _streams(bus), _consumers(bus)
         )
@@ -70,6 +77,19 @@ async def _consumers(bus: NatsBus) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+@contextlib.asynccontextmanager
+async def _bounded(settings: Settings, seconds: float) -> AsyncIterator[None]:
+    """Give up after so many seconds with one clear error instead of the bus's endless patience and its warnings."""
+    logging.getLogger("engram_runtime").addHandler(logging.NullHandler())
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise Unavailable(
+            f"no answer from the broker at {settings.nats.url} within {seconds:g} s; is it running?"
+        ) from None
 
 
 def _settings(data_dir: Path) -> Settings:

@@ -51,6 +51,7 @@ class Child:
         """The child's side: ends in `os._exit`, whatever happens."""
         code = 70
         try:
+            os.setpgid(0, 0)  # Ctrl-C in a terminal tells the supervisor alone, which drains in order
             end_with_parent()
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             os.nice(self.nice)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from engram.settings import Settings
+from engram_contracts.topology import CONSUMERS
 from engram_runtime.keys import ensure_admin_key, load_pepper
 from engram_runtime.nats_bus import open_bus
-from engram_runtime.provision import Drift, provision
+from engram_runtime.provision import Drift, missing, provision
 from engram_runtime.settings import load
 from engram_runtime.telemetry import log_to_stderr
 
@@ -23,16 +24,25 @@ def run(flags: Mapping[str, Any], data_dir: Path) -> None:
     """Provision for `engram serve`; a key that was minted is left for it to show once."""
     settings = load(Settings, flags=flags, environ=os.environ)
     log_to_stderr("engram", settings.log_level)
-    _, key = asyncio.run(provisioned(settings, mend=True))
+    _, key = asyncio.run(provisioned(settings))
     if key is not None:
         file = data_dir / FIRST_KEY
         file.touch(mode=0o600)
         file.write_text(key)
 
 
-async def provisioned(settings: Settings, *, mend: bool) -> tuple[list[Drift], str | None]:
+async def provisioned(settings: Settings) -> tuple[list[Drift], str | None]:
     """What provisioning did or found, and the admin key if this was the first time. A repeat does nothing."""
+    pepper = load_pepper(settings.data_dir, settings.auth.pepper and settings.auth.pepper.get_secret_value())
     async with open_bus(settings.nats, name="engram-provision", durability=settings.durability) as bus:
-        drifts = await provision(bus.jetstream, replicas=settings.nats.replicas, mend=mend)
-        pepper = load_pepper(settings.data_dir, settings.auth.pepper)
+        drifts = await provision(bus.jetstream, replicas=settings.nats.replicas)
         return drifts, await ensure_admin_key(bus, settings.data_dir, pepper)
+
+
+async def compared(settings: Settings) -> list[Drift]:
+    """What is missing, or else what differs from the topology; streams and consumers stay as they are."""
+    async with open_bus(settings.nats, name="engram-provision") as bus:
+        lacking = await missing(bus.jetstream, CONSUMERS)
+        if lacking:
+            return [Drift(name, "differs", "is missing; run `engram provision`") for name in lacking]
+        return await provision(bus.jetstream, replicas=settings.nats.replicas, mend=False)

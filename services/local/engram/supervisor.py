@@ -1,20 +1,19 @@
 """Runs all of Engram on one machine: the broker and one process per service, from one preloaded parent.
 
-What dies is started again. SIGTERM and SIGINT drain: doors first, then the workers, the broker last.
+What dies is started again. SIGTERM, SIGINT and SIGHUP drain: doors first, then the workers, the broker last.
 """
 
 from __future__ import annotations
 
 import fcntl
 import gc
+import http.client
 import importlib
 import json
 import os
 import signal
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +30,11 @@ BEHIND = {"graph": 5, "metering": 5}
 
 PRELOADED = ("numpy", "engram_runtime.host", "engram_contracts.topology")
 READY_SECONDS = 60.0
-DRAIN_SECONDS = 25.0
+MOST_STARTS = 5
+"""So often a process may be started before the system is ready."""
+DRAIN_SECONDS = (16.0, 26.0, 29.0)
+"""By when doors, workers and broker must have ended, counted from the signal; then they are killed."""
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (addresses to listen on, and where to reach them)
 SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 Tell = Callable[[str], None]
@@ -44,7 +47,9 @@ class Supervisor:
         self._settings = settings
         self._tell = tell
         self._data = settings.data_dir
-        self._flags = settings.model_dump(mode="json", exclude_unset=True)
+        self._host = settings.serve.host
+        self._port = settings.serve.port or broker.any_port()
+        self._flags = _flags(settings, self._port)
         self._children: list[Child] = []
         self._lock: IO[str] | None = None
         self._told: signal.Signals | None = None
@@ -56,9 +61,11 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         began = time.monotonic()
         try:
-            self._start()
-            self._await_ready()
-            self._tell(f"ready on {self.url} after {time.monotonic() - began:.1f} s")
+            for step in (self._start_broker, _preload, self._provision, self._start_services, self._await_ready):
+                if self._told is None:
+                    step()
+            if self._told is None:
+                self._tell(f"ready on {self.url} after {time.monotonic() - began:.1f} s")
             while self._told is None:
                 self._watch(1.0)
             self._tell("draining")
@@ -68,19 +75,18 @@ class Supervisor:
     @property
     def url(self) -> str:
         """Where the door is."""
-        return f"http://{self._settings.serve.host}:{self._settings.serve.port}"
+        host = EVERYWHERE.get(self._host, self._host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
-    def _start(self) -> None:
-        if not self._settings.nats_is_external:
-            self._start_broker()
-        _preload()
-        self._provision()
+    def _start_services(self) -> None:
         for name in ORDER:
             if name != "embedder-query" or self._settings.embedder.adapter == "fastembed":
                 self._begin(Child(name, self._service(name), self._log(name), BEHIND.get(name, 0)))
         self._record()
 
     def _start_broker(self) -> None:
+        if self._settings.nats_is_external:
+            return
         folder = self._data / "nats"
         port = broker.pick_port(folder)
         config = broker.configure(folder, port=port, durability=self._settings.durability)
@@ -101,8 +107,14 @@ class Supervisor:
 
         child = Child("provision", body, self._log("provision"))
         child.start()
-        code = os.waitstatus_to_exitcode(os.waitpid(child.pid or 0, 0)[1])
-        if code != 0:
+        done, status = 0, 0
+        while self._told is None and not done:
+            self._watch(0.2)
+            self._give_up_on_what_keeps_dying()
+            done, status = os.waitpid(child.pid or 0, os.WNOHANG)
+        if not done:
+            _end([child], time.monotonic() + 1.0)
+        elif code := os.waitstatus_to_exitcode(status):
             raise Unavailable(f"provisioning failed with {code}; see {child.log}")
 
     def _service(self, name: str) -> Callable[[], None]:
@@ -145,18 +157,24 @@ class Supervisor:
         deadline = time.monotonic() + READY_SECONDS
         reason: object = "no answer"
         while self._told is None:
-            reason = _not_ready(f"{self.url}/health/ready")
+            reason = _not_ready(EVERYWHERE.get(self._host, self._host), self._port)
             if reason is None:
                 return
-            if time.monotonic() > deadline or any(child.starts > 5 for child in self._children):
+            if time.monotonic() > deadline:
                 raise Unavailable(f"not ready: {reason}; see the logs in {self._data / 'logs'}")
+            self._give_up_on_what_keeps_dying()
             self._watch(0.05)
+
+    def _give_up_on_what_keeps_dying(self) -> None:
+        for child in self._children:
+            if child.starts > MOST_STARTS:
+                raise Unavailable(f"{child.name} does not start; see {child.log}")
 
     def _watch(self, seconds: float) -> None:
         """Wait for a signal, then start again what died and is due."""
         pause = min([seconds, *(max(0.0, child.due - time.monotonic()) for child in self._children if not child.pid)])
         told = signal.sigtimedwait(_SIGNALS, pause)
-        if told is not None and told.si_signo in (signal.SIGTERM, signal.SIGINT):
+        if told is not None and told.si_signo != signal.SIGCHLD:
             self._told = signal.Signals(told.si_signo)
             return
         self._reap()
@@ -178,20 +196,27 @@ class Supervisor:
         services = [child for child in self._children if child.name != "nats"]
         doors = [child for child in services if child.name == "api"]
         workers = [child for child in services if child.name != "api"]
-        for group in (doors, workers, [child for child in self._children if child.name == "nats"]):
-            _end(group, DRAIN_SECONDS)
+        brokers = [child for child in self._children if child.name == "nats"]
+        began = time.monotonic()
+        for group, seconds in zip((doors, workers, brokers), DRAIN_SECONDS, strict=True):
+            _end(group, began + seconds)
         (self._data / "run.json").unlink(missing_ok=True)
 
 
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 
-def _end(children: Iterable[Child], seconds: float) -> None:
-    """SIGTERM, then SIGKILL to what is left after so many seconds."""
+def _flags(settings: Settings, port: int) -> dict[str, Any]:
+    """What was set, for the children; secrets in it stay wrapped."""
+    flags = settings.model_dump(exclude_unset=True)
+    return {**flags, "serve": {**flags.get("serve", {}), "port": port}}
+
+
+def _end(children: Sequence[Child], deadline: float) -> None:
+    """SIGTERM, then SIGKILL to what is left at the deadline."""
     left = [child for child in children if child.pid]
     for child in left:
         child.tell(signal.SIGTERM)
-    deadline = time.monotonic() + seconds
     while left:
         left = [child for child in left if os.waitpid(child.pid or 0, os.WNOHANG)[0] == 0]
         if time.monotonic() > deadline:
@@ -222,21 +247,25 @@ def _lock(file: Path) -> IO[str]:
     return handle
 
 
-def _not_ready(url: str) -> object | None:
+def _not_ready(host: str, port: int) -> object | None:
     """Why the system is not ready, or `None` when it is."""
+    connection = http.client.HTTPConnection(host, port, timeout=2.0)
     try:
-        with urllib.request.urlopen(url, timeout=2.0) as answer:  # noqa: S310 (our own door, http)
-            answer.read()
-        return None
-    except urllib.error.HTTPError as error:
-        return _failing(error.read())
-    except OSError as error:
+        connection.request("GET", "/health/ready")
+        answer = connection.getresponse()
+        body = answer.read()
+        return None if answer.status == http.HTTPStatus.OK else _failing(body)
+    except (OSError, http.client.HTTPException) as error:
         return error
+    finally:
+        connection.close()
 
 
-def _failing(body: bytes) -> Any:
+def _failing(body: bytes) -> object:
+    """The checks that fail, from the door's answer."""
     try:
-        checks = json.loads(body)["checks"]
-        return {name: check for name, check in checks.items() if not check.get("ok")}
-    except (ValueError, KeyError, AttributeError):
+        envelope = json.loads(body)
+        checks = (envelope.get("data") or envelope["error"]["details"])["checks"]
+        return "; ".join(f"{name}: {check.get('detail')}" for name, check in checks.items() if not check.get("ok"))
+    except (ValueError, KeyError, TypeError, AttributeError):
         return body[:200]
