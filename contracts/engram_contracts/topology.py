@@ -211,11 +211,11 @@ VECTORS_LOG = _log_consumers("vectors", batch=64)
 GRAPH_LOG = _log_consumers("graph", batch=500)
 METERING_LOG = Consumer(
     name="metering", stream=LOG, filters=("engram.log.>",), batch=500, ack_wait=30.0,
-    max_ack_pending=4_000, linger=0.05, ack_all=True,
+    max_ack_pending=4_000, linger=0.2, ack_all=True,
 )  # fmt: skip
 METERING_USAGE = Consumer(
     name="metering", stream=USAGE, filters=("engram.usage.>",), batch=200, ack_wait=30.0,
-    max_ack_pending=2_000, linger=0.05, ack_all=True,
+    max_ack_pending=2_000, linger=0.2, ack_all=True,
 )  # fmt: skip
 
 CONSUMERS = (
