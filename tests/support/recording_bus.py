@@ -69,6 +69,7 @@ class RecordingBus:
     refuse: Callable[[Entry], Exception | None] = lambda _: None
     answers: dict[type[Question[Any]], Callable[[Any], Awaitable[Message]]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    sequences: dict[str, int] = field(default_factory=dict)
     appends: list[int] = field(default_factory=list)
     """How many entries each call of `append` brought."""
     emitted: list[tuple[str, Event]] = field(default_factory=list)
@@ -122,8 +123,9 @@ class RecordingBus:
         return Stored(subject=entry.subject, body=entry.body, id=entry.id, at=datetime.now(UTC))
 
     def _append(self, entry: Entry) -> Appended:
-        for sequence, known in enumerate(self.entries, start=1):
-            if known.id == entry.id:
-                return Appended(sequence=sequence, duplicate=True)
+        known = self.sequences.get(entry.id)
+        if known is not None:
+            return Appended(sequence=known, duplicate=True)
         self.entries.append(entry)
+        self.sequences[entry.id] = len(self.entries)
         return Appended(sequence=len(self.entries), duplicate=False)

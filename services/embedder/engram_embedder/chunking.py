@@ -21,7 +21,7 @@ class Span(NamedTuple):
 
 
 def spans(text: str, *, most: int = MOST, overlap: int = OVERLAP) -> list[Span]:
-    """Stretches of at most `most` characters that cover the text, each beginning within the one before.
+    """Stretches of at most `most` characters that cover the text, in order.
 
     A text of at most `most` characters is one stretch, an empty one too. Cuts fall on the border of a
     paragraph, else a sentence, else a word, and only inside a word that is itself too long. Neighbours share up
@@ -51,9 +51,9 @@ def _cut(text: str, low: int, high: int) -> int:
 
 
 def _resume(text: str, low: int, end: int) -> int:
-    """The first beginning of a sentence, else of a word, from `low` to before `end`."""
+    """The first beginning of a sentence, else of a word, from `low` to `end`; `low` inside of a long word."""
     for border in BORDERS[1:]:
         for match in border.finditer(text, max(low - 1, 0), end):
             if low <= match.end() < end:
                 return match.end()
-    return low
+    return end if text[end - 1].isspace() else low

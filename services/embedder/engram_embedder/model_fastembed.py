@@ -105,14 +105,14 @@ def _from_list(model: str | None, cache_dir: Path) -> tuple[str, TextEmbedding]:
 
 def _reach(name: str, repository: str) -> None:
     """Return when the model's repository answers. Raises `Unavailable` when it does not within seconds."""
-    trouble = _trouble_within(PATIENCE, lambda: HfApi().model_info(repository, timeout=PATIENCE))
+    trouble = trouble_within(PATIENCE, lambda: HfApi().model_info(repository, timeout=PATIENCE))
     if trouble is not None:
         raise Unavailable(
             f"model {name!r} is not on this machine and cannot be downloaded ({type(trouble).__name__}); {WAY_OUT}"
         ) from trouble
 
 
-def _trouble_within(seconds: float, call: Callable[[], object]) -> Exception | None:
+def trouble_within(seconds: float, call: Callable[[], object]) -> Exception | None:
     """What the call raised, or that it took too long. It is left behind then: a name lookup cannot be cancelled."""
     answer: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 

@@ -123,7 +123,8 @@ class OpenAIModel:
                 f"{self._url} answered embeddings of {max(lengths)} dimensions instead of {self.dimension}; "
                 "set ENGRAM_EMBEDDER_MODEL and ENGRAM_EMBEDDER_DIMENSION to what it serves"
             )
-        vectors = np.array([item.embedding for item in items], np.float32)
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused below
+            vectors = np.array([item.embedding for item in items], np.float32)
         if not np.isfinite(vectors).all():
             raise Unavailable(f"{self._url} answered embeddings that are not numbers")
         return normalised(vectors)

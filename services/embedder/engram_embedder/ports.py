@@ -45,6 +45,6 @@ class EmbeddingModel(Protocol):
 
 def normalised(rows: Vectors) -> Vectors:
     """The rows at length 1; a row of zeros stays as it is."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    unit: Vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)[:, np.newaxis]
-    return unit
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    lengths[lengths == 0] = 1
+    return (rows / lengths[:, np.newaxis]).astype(np.float32)
