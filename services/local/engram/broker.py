@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import socket
@@ -30,11 +31,13 @@ def binary() -> str:
 def password(folder: Path) -> str:
     """The broker's password, made once and kept readable by its owner alone."""
     file = folder / "password"
-    if not file.exists():
+    kept = file.read_text() if file.exists() else ""
+    if not kept:
+        kept = secrets.token_urlsafe(32)
         folder.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)
-        file.write_text(secrets.token_urlsafe(32))
-    return file.read_text()
+        file.write_text(kept)
+    return kept
 
 
 def pick_port(folder: Path) -> int:
@@ -60,7 +63,7 @@ max_payload: 4MB
 max_pending: 256MB
 authorization {{ user: {USER}, password: "{password(folder)}" }}
 jetstream {{
-  store_dir: "{folder / "jetstream"}"
+  store_dir: {json.dumps(str(folder / "jetstream"), ensure_ascii=False)}
   sync_interval: {SYNC[durability]}
 }}
 """

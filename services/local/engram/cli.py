@@ -166,10 +166,10 @@ def ingest(
     Reading a file again adds nothing; an interrupted run is finished by running it again.
     """
     from engram import ingest as sending  # noqa: PLC0415 (only this command needs it)
-    from engram.reading import read  # noqa: PLC0415 (only this command needs it)
+    from engram.reading import read, text_of  # noqa: PLC0415 (only this command needs it)
 
     async def body(door: Any) -> list[dict[str, Any]]:
-        records = read(file, _text_of(file))
+        records = read(file, text_of(file))
         with _progress(len(records), file.name, quiet=as_json) as advance:
             made = await sending.send(door, records, advance)
         if wait and made:
@@ -258,17 +258,6 @@ def _print(as_json: bool, data: Any, show: Callable[[Any], None]) -> None:
 
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _text_of(file: Path) -> str:
-    from engram_contracts.errors import Rejected  # noqa: PLC0415 (beside its one use)
-
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Rejected(f"{file.name} is not UTF-8 (byte {error.start})") from None
-    except OSError as error:
-        raise Rejected(f"{os.fspath(file)!r} cannot be read: {error.strerror}") from None
 
 
 def _progress(total: int, name: str, *, quiet: bool) -> Any:

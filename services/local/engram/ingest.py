@@ -69,8 +69,8 @@ async def _patiently(door: Any, batch: Sequence[Record], start: int) -> list[Mad
         try:
             outcomes = await _once(door, [batch[place] for place in left])
             trouble = _sort(dict(zip(left, outcomes, strict=True)), made)
-        except EngramError as error:
-            trouble = {left[0]: error}
+        except EngramError as whole:
+            trouble = {left[0]: whole}
         if not trouble:
             return [made[place] for place in range(len(batch))]
         place, error = next(iter(trouble.items()))

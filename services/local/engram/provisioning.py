@@ -33,7 +33,8 @@ def run(flags: Mapping[str, Any], data_dir: Path) -> None:
 
 async def provisioned(settings: Settings) -> tuple[list[Drift], str | None]:
     """What provisioning did or found, and the admin key if this was the first time. A repeat does nothing."""
-    pepper = load_pepper(settings.data_dir, settings.auth.pepper and settings.auth.pepper.get_secret_value())
+    given = settings.auth.pepper
+    pepper = load_pepper(settings.data_dir, given.get_secret_value() if given else None)
     async with open_bus(settings.nats, name="engram-provision", durability=settings.durability) as bus:
         drifts = await provision(bus.jetstream, replicas=settings.nats.replicas)
         return drifts, await ensure_admin_key(bus, settings.data_dir, pepper)

@@ -1,4 +1,4 @@
-"""Reading files into memories: text, Markdown, JSON and JSON lines of memories or chat messages. Pure.
+"""Reading files into memories: text, Markdown, JSON and JSON lines of memories or chat messages.
 
 Every memory gets a `key` from its own words and place, so that reading the same file again adds nothing, and a
 file that grew adds only what is new.
@@ -44,6 +44,16 @@ def read(path: Path, text: str) -> list[Record]:
     return list(_keyed(reader(path, text)))
 
 
+def text_of(path: Path) -> str:
+    """A file's text. Raises `Rejected` when it cannot be read or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Rejected(f"{path.name} is not UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise Rejected(f"{str(path)!r} cannot be read: {error.strerror}") from None
+
+
 def _keyed(records: Iterable[Record]) -> Iterator[Record]:
     """Each record with its key; the same words in the same place again are told apart by counting."""
     seen: Counter[str] = Counter()
@@ -87,7 +97,7 @@ def _blocks(text: str) -> Iterator[str]:
             held.append(line.rstrip())
             fenced ^= line.lstrip().startswith(FENCES)
     if any(held):
-        yield "\n".join(held).strip()
+        yield "\n".join(held)
 
 
 def _cut(text: str) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.tree import Tree
 
-console = Console()
+console = Console(highlight=False)
+BREADTH, DEPTH = 6, 2
+"""How many edges a walk shows of its centre, and of each neighbour."""
 
 
 def remembered(data: dict[str, Any]) -> None:
@@ -66,6 +70,37 @@ def neighbourhood(node: str, data: dict[str, Any]) -> None:
     console.print(tree)
 
 
+def shown_edges(node: str, data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The edges a walk shows: the strongest of the node, and of each neighbour those that lead further out."""
+    return [edge for inner, outer in _branches(node, data) for edge in (inner, *outer)]
+
+
+def walk(node: str, data: dict[str, Any], texts: dict[str, dict[str, Any]]) -> None:
+    """Two steps around a node as a tree, each edge with a memory it came from."""
+    tree = Tree(f"[bold]{escape(node)}[/]")
+    for inner, outer in _branches(node, data):
+        branch = tree.add(_edge(inner, node, texts))
+        for edge in outer:
+            branch.add(_edge(edge, _other(inner, node), texts))
+    console.print(tree)
+
+
+def history(versions: list[dict[str, Any]]) -> None:
+    """A memory's versions, oldest first."""
+    for version in versions:
+        console.print(
+            f"[dim]version {version['version']}, {version['change']} {version['at'][11:19]}[/]  "
+            f"{escape(version['memory']['content'])}"
+        )
+
+
+def timeline(job: dict[str, Any]) -> None:
+    """A job's stages, in milliseconds since it was accepted."""
+    times = [(stage["stage"], datetime.fromisoformat(stage["at"])) for stage in job["stages"] if stage.get("at")]
+    told = [f"{stage} [bold]+{(at - times[0][1]).total_seconds() * 1000:.1f} ms[/]" for stage, at in times]
+    console.print(" → ".join(told))
+
+
 def usage(data: dict[str, Any]) -> None:
     """Meters and their totals."""
     table = Table("meter", "total", title=f"usage of {data['tenant']}", title_justify="left")
@@ -106,6 +141,26 @@ def status(state: dict[str, Any]) -> None:
     console.print(streams, lagging if lagging.row_count else "[green]no consumer lags[/]", workers)
 
 
+def heading(title: str, about: str = "") -> None:
+    """A new part of what is shown."""
+    console.print(f"\n[bold magenta]{escape(title)}[/]{f'  [dim]{escape(about)}[/]' if about else ''}")
+
+
+def question(text: str, milliseconds: float) -> None:
+    """A question, and how long its answer took."""
+    console.print(f"[bold]{escape(text)}[/]  [dim]{milliseconds:.1f} ms[/]")
+
+
+def note(text: str) -> None:
+    """A line beside the rest."""
+    console.print(f"[dim]{escape(text)}[/]")
+
+
+def waiting(text: str) -> AbstractContextManager[object]:
+    """Something that moves while nothing else can be shown."""
+    return console.status(escape(text))
+
+
 @contextlib.contextmanager
 def progress(total: int, name: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar that the yielded function advances."""
@@ -113,6 +168,37 @@ def progress(total: int, name: str, *, quiet: bool) -> Iterator[Callable[[int], 
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
         task = bar.add_task(escape(name), total=total)
         yield lambda done: bar.advance(task, done)
+
+
+def _branches(node: str, data: dict[str, Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The strongest edges of a node, each with the strongest that lead on from its other end to a new node."""
+    edges = sorted(data["edges"], key=lambda edge: -edge["weight"])
+    inner = _apart([edge for edge in edges if node in (edge["source"], edge["target"])], node)[:BREADTH]
+    seen = {node, *(_other(edge, node) for edge in inner)}
+    branches = []
+    for edge in inner:
+        near = _other(edge, node)
+        onward = [far for far in edges if near in (far["source"], far["target"]) and _other(far, near) not in seen]
+        outer = _apart(onward, near)[:DEPTH]
+        seen |= {_other(far, near) for far in outer}
+        branches.append((edge, outer))
+    return branches
+
+
+def _apart(edges: list[dict[str, Any]], node: str) -> list[dict[str, Any]]:
+    """The first edge to each other node."""
+    return list({_other(edge, node): edge for edge in reversed(edges)}.values())[::-1]
+
+
+def _other(edge: dict[str, Any], node: str) -> str:
+    return str(edge["target"] if edge["source"] == node else edge["source"])
+
+
+def _edge(edge: dict[str, Any], node: str, texts: dict[str, dict[str, Any]]) -> str:
+    arrow = f"[dim]{edge['type']}[/] →" if edge["source"] == node else f"← [dim]{edge['type']}[/]"
+    memory = texts.get(edge["evidence"][0]) if edge["evidence"] else None
+    said = f"\n[dim]{_line(memory)}[/]" if memory else ""
+    return f"{arrow} [cyan]{escape(_other(edge, node))}[/]{said}"
 
 
 def _troubles(pong: dict[str, Any]) -> str:

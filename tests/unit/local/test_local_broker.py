@@ -1,0 +1,56 @@
+"""The embedded broker's configuration, checked by the broker itself."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import subprocess
+
+import pytest
+
+from engram import broker
+from support.servers import free_port
+
+
+@pytest.mark.parametrize(("durability", "sync"), [("power", "always"), ("second", "1s"), ("process", "2m")])
+def test_durability_says_when_jetstream_syncs(tmp_path, durability, sync):
+    config = broker.configure(tmp_path, port=4222, durability=durability)
+
+    assert f"sync_interval: {sync}" in config.read_text()
+
+
+def test_the_broker_accepts_its_configuration_whatever_the_folder_is_called(tmp_path):
+    folder = tmp_path / 'a "quoted" name\\with ünusual $signs'
+
+    config = broker.configure(folder, port=4222, durability="power")
+    checked = subprocess.run([broker.binary(), "-t", "-c", config], capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_password_and_configuration_are_for_the_owner_alone(tmp_path):
+    config = broker.configure(tmp_path, port=4222, durability="power")
+
+    modes = [stat.S_IMODE(file.stat().st_mode) for file in (config, tmp_path / "password")]
+
+    assert modes == [0o600, 0o600]
+
+
+def test_the_password_is_made_once(tmp_path):
+    assert broker.password(tmp_path) == broker.password(tmp_path)
+    assert len(broker.password(tmp_path)) >= 32
+
+
+def test_a_port_is_kept_from_run_to_run(tmp_path):
+    (tmp_path / "port").write_text(str(free_port()))
+
+    assert broker.pick_port(tmp_path) == broker.pick_port(tmp_path) == int((tmp_path / "port").read_text())
+
+
+def test_a_port_that_was_taken_meanwhile_is_not_kept(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        (tmp_path / "port").write_text(str(taken.getsockname()[1]))
+
+        assert broker.pick_port(tmp_path) != taken.getsockname()[1]
