@@ -22,7 +22,7 @@ from engram_contracts.errors import EngramError, Rejected, Unavailable
 from engram_contracts.questions import Meter
 from engram_contracts.topology import LOG, USAGE
 from engram_metering.intake import Counted, CountedRequest, CountedUsage
-from engram_metering.tally import Charge, Key, Known, Tally, requests, wanted
+from engram_metering.tally import Charge, Key, Known, Tally, is_time_ordered, request_key, wanted
 from engram_runtime.service import Delivery
 
 T = TypeVar("T")
@@ -137,7 +137,11 @@ class DuckLedger:
     def _post_usage(self, batches: Sequence[Delivery[CountedUsage]]) -> None:
         events = [(batch.sequence, event) for batch in batches for event in batch.message.events]
         with self._transaction():
-            self._store_charges(requests(events, self._known_requests([event for _, event in events])))
+            tally = Tally(known := Known(applied=self._known_requests([event for _, event in events])))
+            for sequence, event in events:
+                tally.add_request(sequence, event)
+            self._store_charges(tally.charges)
+            self._store_state(tally, known)
             self._connection.execute(MOVE, [batches[-1].sequence, USAGE.name])
 
     @contextlib.contextmanager
@@ -165,13 +169,16 @@ class DuckLedger:
         """Rows under these ids, of whichever tenant; what is made of them is keyed by tenant and id."""
         return self._connection.execute(query, [[key for _, key in keys]]).fetchall() if keys else []
 
-    def _known_requests(self, events: Sequence[CountedRequest]) -> set[tuple[str, str]]:
-        """Which of these requests are in the ledger. A repeat carries the `at` of the first, which bounds the scan."""
-        if not events:
-            return set()
-        times = [event.at for event in events]
-        asked = [[event.request_id for event in events], _us(min(times)), _us(max(times))]
-        return set(self._connection.execute(REQUESTS, asked).fetchall())
+    def _known_requests(self, events: Sequence[CountedRequest]) -> set[Key]:
+        """Which of these were counted. For time-ordered ids the ledger tells, within the times of the batch."""
+        timed = [event for event in events if is_time_ordered(event.request_id)]
+        other = [request_key(event) for event in events if not is_time_ordered(event.request_id)]
+        known = set(self._look_up(APPLIED, other))
+        if timed:
+            times = [event.at for event in timed]
+            asked = [[event.request_id for event in timed], _us(min(times)), _us(max(times))]
+            known.update(self._connection.execute(REQUESTS, asked).fetchall())
+        return known
 
     def _store_charges(self, charges: Sequence[Charge]) -> None:
         if charges:
@@ -181,7 +188,8 @@ class DuckLedger:
     def _store_state(self, tally: Tally, known: Known) -> None:
         new = [(*key, size) for key, size in tally.sizes.items() if key not in known.sizes]
         changed = [(*key, size) for key, size in tally.sizes.items() if key in known.sizes]
-        for statement, rows in ((NEW_SIZES, new), (CHANGED_SIZES, changed), (NEW_APPLIED, list(tally.applied))):
+        applied = [key for key in tally.applied if not is_time_ordered(key[1])]
+        for statement, rows in ((NEW_SIZES, new), (CHANGED_SIZES, changed), (NEW_APPLIED, applied)):
             if rows:
                 self._connection.execute(statement, _columns(rows))
 

@@ -1,13 +1,13 @@
 """What facts and usage events add to which meter: pure counting, every effect once.
 
-A memory is counted by its id, whatever command brought it, and keeps a tombstone when it is forgotten. Facts that
-are not told apart by a memory's state (edits, answers, relations) are counted by the id of their command.
+A memory is counted by its id, whatever command brought it, and keeps a tombstone when it is forgotten. All other facts
+are counted by the id of their command, requests by their own id.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from engram_metering.intake import (
 from engram_runtime.service import Delivery
 
 Key = tuple[str, str]
-"""A tenant and a UUID of its own: of a memory, or of an event and its command."""
+"""A tenant and a UUID of its own: of a memory, or of what was counted."""
 
 Amounts = dict[str, int]
 
@@ -36,11 +36,17 @@ FACT_METERS = frozenset({
 """Meters that facts alone move; a door's counter of the same name is left out, so nothing counts twice."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TIME_ORDERED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def uuid_of(text: str) -> str:
     """The text where it is a UUID in its usual form, else the one derived from it."""
     return text if _UUID.fullmatch(text) else derived_id(text)
+
+
+def is_time_ordered(identity: str) -> bool:
+    """Whether a request's id was minted for that one request, so that it comes again only with the same `at`."""
+    return _TIME_ORDERED.fullmatch(identity) is not None
 
 
 class Charge(NamedTuple):
@@ -55,7 +61,7 @@ class Charge(NamedTuple):
 
 @dataclass(slots=True)
 class Known:
-    """What the ledger holds about a batch's keys: sizes in bytes (`None` for a tombstone), and applied commands."""
+    """What the ledger holds about a batch's keys: sizes in bytes (`None` for a tombstone), and what was counted."""
 
     sizes: dict[Key, int | None] = field(default_factory=dict)
     applied: set[Key] = field(default_factory=set)
@@ -77,7 +83,7 @@ def wanted(facts: Sequence[Delivery[Counted]]) -> Wanted:
 
 
 class Tally:
-    """Counts facts in order, starting from what is known. `sizes` and `applied` gather what changed."""
+    """Counts facts or requests in order, starting from what is known. `sizes` and `applied` gather what changed."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
@@ -94,10 +100,17 @@ class Tally:
         if amounts:
             self.charges.append(Charge(delivery.tenant, fact.command, fact.accepted_at, delivery.sequence, amounts))
 
-    def _first(self, command: Key) -> bool:
-        if command in self._known.applied or command in self.applied:
+    def add_request(self, sequence: int, event: CountedRequest) -> None:
+        """Count a usage event, unless it was counted before."""
+        if self._first(request_key(event)):
+            counters = {meter: n for meter, n in event.counters.items() if n and meter not in FACT_METERS}
+            amounts = {**counters, "api_calls": 1}
+            self.charges.append(Charge(event.tenant, event.request_id, event.at, sequence, amounts))
+
+    def _first(self, key: Key) -> bool:
+        if key in self._known.applied or key in self.applied:
             return False
-        self.applied[command] = None
+        self.applied[key] = None
         return True
 
     def _amounts(self, delivery: Delivery[Counted]) -> Amounts:
@@ -141,22 +154,14 @@ class Tally:
         return self.sizes[key] if key in self.sizes else self._known.sizes.get(key)
 
 
-def requests(usage: Iterable[tuple[int, CountedRequest]], known: set[tuple[str, str]]) -> list[Charge]:
-    """Charges for usage events, given with their stream sequence; those in `known` (tenant, request) are counted."""
-    seen = set(known)
-    charges = []
-    for sequence, event in usage:
-        key = (event.tenant, event.request_id)
-        if key not in seen:
-            seen.add(key)
-            counters = {meter: n for meter, n in event.counters.items() if n and meter not in FACT_METERS}
-            amounts = {**counters, "api_calls": 1}
-            charges.append(Charge(event.tenant, event.request_id, event.at, sequence, amounts))
-    return charges
+def request_key(event: CountedRequest) -> Key:
+    """What a usage event is counted by: a time-ordered id as it is, any other as one that never is."""
+    identity = event.request_id
+    return event.tenant, identity if is_time_ordered(identity) else derived_id("usage", identity)
 
 
 def _counted_by_command(fact: Counted) -> bool:
-    return isinstance(fact, CountedRevised | CountedThought | CountedLinked)
+    return not isinstance(fact, CountedRemembered)
 
 
 def _memory(delivery: Delivery[Counted]) -> Key | None:
