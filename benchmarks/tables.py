@@ -1,0 +1,181 @@
+"""From measurements to the tables of a report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from benchmarks.figures import Raw, Report, Row, at_least, at_most, number, p
+from benchmarks.load import Outcome
+from benchmarks.machine import Footprint
+from benchmarks.raw_edge import RawEdge, RawSearch
+from benchmarks.raw_jetstream import RawPublish
+from benchmarks.stages import Flood
+from engram_runtime.settings import Durability
+
+SEARCHABLE = {"process": at_least(2_500), "power": at_least(1_000)}
+RECALL = {10_000: (at_most(3.0), at_most(15.0)), 100_000: (None, at_most(30.0))}
+"""Targets of p50 and p95 by the memories recalled among."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """Everything measured of writing at one durability."""
+
+    durability: Durability
+    bulk: Flood
+    singles: Flood
+    paced: Outcome
+    waited: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Recalls:
+    """Recalls among so many memories (before and after), while `rate` memories a second came in."""
+
+    before: int
+    after: int
+    where: str
+    rate: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Seconds from starting `engram serve` to its readiness, with so many memories stored."""
+
+    memories: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What a system that is ready and left alone takes: memory, and the share of a core by process."""
+
+    footprint: Footprint
+    share: Mapping[str, float]
+
+
+@dataclass
+class Results:
+    """Everything a run measured."""
+
+    publishes: Mapping[Durability, RawPublish]
+    edge: RawEdge
+    writes: list[Writes] = field(default_factory=list)
+    recalls: list[Recalls] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)
+    idle: Idle | None = None
+    loaded: Footprint | None = None
+    thought: Outcome | None = None
+    fill: Flood | None = None
+
+
+def report(results: Results) -> str:
+    """The tables of a run, as Markdown."""
+    made = Report()
+    for writes in results.writes:
+        rows = list(_written(writes, results.publishes[writes.durability], results.edge))
+        made.rows(f"Writing, durability `{writes.durability}`", rows, WRITING if writes is results.writes[0] else "")
+    made.rows("Recall over HTTP, 10 results", list(_recalled(results)), RECALLING)
+    made.rows("Think, start, memory", list(_others(results)), "")
+    made.table("Cost by process", COSTS, list(_costs(results)), COSTING)
+    return made.text()
+
+
+WRITING = (
+    "Accepted: from the first request to the last 202. Searchable: from the first request to the last `indexed` event, "
+    "checked afterwards by counting index and record. Accepted to searchable: from the moment the client has read its "
+    "202 to the moment its process has read the `indexed` event, over NATS, so both ends are the client's own clock. "
+    "Latencies of paced writes count from when each was due. JetStream alone: the same bodies, from one Python client."
+)
+RECALLING = (
+    "Idle recalls follow one another; under ingest 50 a second are due, whatever became of those before, and count "
+    "from when they were due. Edge alone: the same hybrid query in process, embedded beforehand, the same tenants."
+)
+COSTING = (
+    "Processor: user and system time over the flood of bulk requests until everything was indexed, linked and metered. "
+    "RSS counts shared pages in every process, PSS a share of them, so only PSS adds up. MiB."
+)
+COSTS = (
+    "process", "CPU ms a memory", "idle, % of a core", "RSS idle", "PSS idle", "RSS loaded", "PSS loaded",
+)  # fmt: skip
+
+
+def _written(writes: Writes, raw: RawPublish, edge: RawEdge) -> Iterator[Row]:
+    publish = Raw(raw.in_flight_per_s, "JetStream, 64 in flight")
+    grouped = Raw(raw.batches_per_s, "JetStream, batches of 100") if writes.durability == "power" else publish
+    upsert = Raw(edge.upserted_per_s, "Edge upsert, batches of 64")
+    yield Row("accepted, requests of 100", writes.bulk.accepted_per_s, "/s", raw=grouped)
+    target = SEARCHABLE.get(writes.durability)
+    yield Row("searchable, requests of 100", writes.bulk.searchable_per_s, "/s", target, upsert)
+    yield Row("linked in the graph, requests of 100", writes.bulk.linked_per_s, "/s")
+    yield Row("accepted, single writes", writes.singles.accepted_per_s, "/s", raw=publish)
+    yield Row("searchable, single writes", writes.singles.searchable_per_s, "/s", raw=upsert)
+    yield from _at_200(writes, Raw(raw.alone_p50_ms, "JetStream publish with ack"))
+    outcomes = (writes.bulk.outcome, writes.singles.outcome, writes.paced, writes.waited)
+    yield Row("refused for a while (429, 503) and sent again", sum(one.busy for one in outcomes), "requests")
+
+
+def _at_200(writes: Writes, alone: Raw) -> Iterator[Row]:
+    answered, searchable, waited = writes.paced.answer_ms, writes.paced.searchable_ms, writes.waited.answer_ms
+    yield Row("request to 202 at 200/s, p50", p(50, answered), "ms", raw=alone)
+    yield Row("request to 202 at 200/s, p95", p(95, answered), "ms", at_most(10))
+    yield Row("accepted to searchable at 200/s, p50", p(50, searchable), "ms")
+    yield Row("accepted to searchable at 200/s, p95", p(95, searchable), "ms", at_most(50))
+    yield Row("accepted to searchable at 200/s, p99", p(99, searchable), "ms")
+    yield Row("request to 201 with `?wait=indexed` at 200/s, p50", p(50, waited), "ms")
+    yield Row("request to 201 with `?wait=indexed` at 200/s, p95", p(95, waited), "ms")
+
+
+def _recalled(results: Results) -> Iterator[Row]:
+    for recalls in results.recalls:
+        size = 100_000 if recalls.before >= 90_000 else 10_000
+        raw = _raw_search(results.edge, size, recalls.where)
+        took = recalls.outcome.answer_ms
+        half, most = RECALL[size]
+        yield Row(f"{_named(recalls)}, p50", p(50, took), "ms", half, Raw(raw.p50_ms, "Edge hybrid search"))
+        yield Row(f"{_named(recalls)}, p95", p(95, took), "ms", most, Raw(raw.p95_ms, "Edge hybrid search"))
+
+
+def _named(recalls: Recalls) -> str:
+    grown = f" growing to {recalls.after:,}" if recalls.after > recalls.before else ""
+    load = f"under {recalls.rate:,}/s" if recalls.rate else "idle"
+    return f"{load}, {recalls.before:,} memories{grown}, {recalls.where}"
+
+
+def _raw_search(edge: RawEdge, size: int, where: str) -> RawSearch:
+    same = [search for search in edge.searches if search.where == where]
+    return min(same, key=lambda search: abs(search.points - size))
+
+
+def _others(results: Results) -> Iterator[Row]:
+    if results.thought:
+        yield Row("think over HTTP, extractive, p50", p(50, results.thought.answer_ms), "ms")
+        yield Row("think over HTTP, extractive, p95", p(95, results.thought.answer_ms), "ms")
+    for start in results.starts:
+        yield Row(f"`engram serve` to ready, {start.memories:,} memories stored", start.seconds, "s", at_most(6.0))
+    if results.idle:
+        held = results.idle.footprint
+        yield Row("memory idle in all, RSS", sum(held.rss.values()), "MiB", at_most(700))
+        yield Row("memory idle in all, PSS", sum(held.pss.values()), "MiB", at_most(700))
+    if results.fill:
+        more = f"{results.fill.memories:,} more"
+        yield Row(f"searchable while filling up with {more}", results.fill.searchable_per_s, "/s")
+    yield Row("static embedder alone, dense and sparse, one core", results.edge.embedded_per_s, "/s")
+
+
+def _costs(results: Results) -> Iterator[tuple[str, ...]]:
+    columns: list[Mapping[str, float]] = [results.writes[0].bulk.cpu_ms()]
+    if results.idle and results.loaded:
+        share = {name: 100 * used for name, used in results.idle.share.items()}
+        idle, loaded = results.idle.footprint, results.loaded
+        columns += [share, idle.rss, idle.pss, loaded.rss, loaded.pss]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    for name in names:
+        yield (name, *(number(column[name]) if name in column else "" for column in columns))
+    yield ("Engram in all", *(number(_total(column)) for column in columns))
+
+
+def _total(column: Mapping[str, float]) -> float:
+    return sum(value for name, value in column.items() if name != "load generator")
