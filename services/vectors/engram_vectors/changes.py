@@ -1,0 +1,190 @@
+"""Facts folded into changes of the index: pure, so that any batch, in any number of repeats, can be tried in a test.
+
+A fact no newer than what the index shows of its memory is a replay after a crash, in which anything written since
+the last flush may be torn. Its vectors are written again under the newer record; the facts that follow in the log
+bring the newer vectors. A newer fact of a command that has taken effect is a repeat and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from engram_contracts.errors import NotFound, Rejected
+from engram_contracts.facts import Chunk, Embedding, Fact, Forgotten, Remembered, Revised
+from engram_contracts.memory import Memory, MemoryChanges
+from engram_runtime.service import Delivery, Outcome
+from engram_vectors.points import (
+    Changes,
+    Entry,
+    head_of,
+    points_of,
+    relabels_of,
+    spans_of,
+    surplus,
+    tombstone,
+)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A memory as a batch leaves it. `chunks` are there when its vectors are to be written."""
+
+    tenant: str
+    entry: Entry
+    chunks: tuple[Chunk, ...] | None = None
+
+
+class Fold:
+    """Takes facts in order and says what they change.
+
+    `entries` holds what the index knows, by first point; `model` is the model of the index's vectors, if it has any.
+    """
+
+    def __init__(self, entries: Mapping[str, Entry], *, model: str | None, now: datetime) -> None:
+        self._entries = entries
+        self._model = model
+        self._dimension = dimension_of(model) if model else 0
+        self._now = now
+        self._drafts: dict[str, Draft] = {}
+
+    def take(self, delivery: Delivery[Fact]) -> Outcome:
+        """Fold one fact in; its outcome. One that is refused changes nothing."""
+        fact = delivery.message
+        if isinstance(fact, Remembered):
+            return self._remember(delivery, fact)
+        if isinstance(fact, Revised):
+            return self._revise(delivery, fact)
+        if isinstance(fact, Forgotten):
+            return self._forget(delivery, fact)
+        return None
+
+    def changes(self) -> Changes:
+        """What all facts taken so far change together."""
+        changes = Changes()
+        for head, draft in self._drafts.items():
+            _add(changes, head, draft)
+        return changes
+
+    def _remember(self, delivery: Delivery[Fact], fact: Remembered) -> Outcome:
+        if refusal := self._misfit(fact.embedding):
+            return refusal
+        head = head_of(delivery.tenant, fact.memory.id)
+        known = self._known(head)
+        if known is None:
+            entry = self._entry(delivery, fact.memory, fact.embedding.chunks, reach=0)
+            self._drafts[head] = Draft(delivery.tenant, entry, fact.embedding.chunks)
+        elif known.memory is not None and delivery.sequence <= known.log_sequence:
+            self._write(delivery.tenant, head, known, fact.embedding)
+        return None
+
+    def _revise(self, delivery: Delivery[Fact], fact: Revised) -> Outcome:
+        if fact.embedding is not None and (refusal := self._misfit(fact.embedding)):
+            return refusal
+        head = head_of(delivery.tenant, fact.memory_id)
+        known = self._known(head)
+        replayed = known is not None and delivery.sequence <= known.log_sequence
+        if known is None or known.memory is None:
+            return None if replayed else NotFound(f"the index holds no memory {fact.memory_id!r} to revise")
+        if replayed:
+            self._write(delivery.tenant, head, known, fact.embedding)
+        elif known.command != fact.command:
+            return self._renew(delivery, head, known, fact)
+        return None
+
+    def _renew(self, delivery: Delivery[Fact], head: str, known: Entry, fact: Revised) -> Outcome:
+        assert known.memory is not None
+        try:
+            memory = revised(known.memory, fact)
+        except ValidationError as error:
+            return Rejected(f"the changes to memory {fact.memory_id!r} are not valid: {error}")
+        if fact.embedding is None:
+            update = {"memory": memory, "command": fact.command, "log_sequence": delivery.sequence}
+            entry = known.model_copy(update={**update, "indexed_at": self._now})
+        else:
+            entry = self._entry(delivery, memory, fact.embedding.chunks, reach=known.reach)
+        self._write(delivery.tenant, head, entry, fact.embedding)
+        return None
+
+    def _forget(self, delivery: Delivery[Fact], fact: Forgotten) -> Outcome:
+        head = head_of(delivery.tenant, fact.memory_id)
+        known = self._known(head)
+        if known is None or delivery.sequence > known.log_sequence:
+            known = self._entry(delivery, None, (), reach=known.reach if known else 1)
+        self._drafts[head] = Draft(delivery.tenant, known.model_copy(update={"memory": None, "spans": ()}))
+        return None
+
+    def _known(self, head: str) -> Entry | None:
+        draft = self._drafts.get(head)
+        return draft.entry if draft else self._entries.get(head)
+
+    def _entry(self, delivery: Delivery[Fact], memory: Memory | None, chunks: Sequence[Chunk], *, reach: int) -> Entry:
+        return Entry(
+            memory=memory,
+            command=delivery.message.command,
+            log_sequence=delivery.sequence,
+            indexed_at=self._now,
+            spans=spans_of(chunks),
+            reach=max(reach, len(chunks)),
+        )
+
+    def _write(self, tenant: str, head: str, entry: Entry, embedding: Embedding | None) -> None:
+        """Have the record written, with these vectors or those that an earlier fact of the batch brought."""
+        draft = self._drafts.get(head)
+        chunks = embedding.chunks if embedding else draft.chunks if draft else None
+        if chunks and len(chunks) > entry.reach:
+            entry = entry.model_copy(update={"reach": len(chunks)})
+        self._drafts[head] = Draft(tenant, entry, chunks)
+
+    def _misfit(self, embedding: Embedding) -> Rejected | None:
+        if embedding.model != self._model:
+            if self._model is None:
+                return Rejected(f"a model must be named name@dimension, not {embedding.model!r}")
+            return Rejected(
+                f"the text was embedded by {embedding.model!r}, but the index holds vectors of {self._model!r}; "
+                f"set the embedder back to that model, or give the new model an index of its own and embed all again"
+            )
+        if not embedding.chunks or not all(_is_sound(chunk, self._dimension) for chunk in embedding.chunks):
+            return Rejected(f"the embedding does not hold vectors of {self._model!r}; send the command again")
+        return None
+
+
+def memory_of(fact: Fact) -> str:
+    """The id of the memory a fact is about."""
+    assert isinstance(fact, Remembered | Revised | Forgotten)
+    return fact.memory.id if isinstance(fact, Remembered) else fact.memory_id
+
+
+def revised(memory: Memory, fact: Revised) -> Memory:
+    """The memory with the changes made, one version on. Raises `ValidationError` when they are no valid edit."""
+    changed = MemoryChanges.model_validate(fact.changes).changed()
+    return memory.model_copy(update={**changed, "version": memory.version + 1, "updated_at": fact.at})
+
+
+def dimension_of(model: str) -> int:
+    """The dimension in a model's name, `name@dimension`. Raises `Rejected` where it says none."""
+    _, at, dimension = model.rpartition("@")
+    if not at or not dimension.isdigit() or not 0 < int(dimension) <= 65_536:
+        raise Rejected(f"a model must be named name@dimension, not {model!r}")
+    return int(dimension)
+
+
+def _is_sound(chunk: Chunk, dimension: int) -> bool:
+    indices = chunk.sparse.indices
+    ascending = all(map(int.__lt__, indices, indices[1:]))
+    return len(chunk.dense) == 2 * dimension and len(indices) == len(chunk.sparse.values) and ascending
+
+
+def _add(changes: Changes, head: str, draft: Draft) -> None:
+    entry = draft.entry
+    if entry.memory is None:
+        changes.drop.extend(surplus(head, after=1, reach=entry.reach))
+        changes.put.append(tombstone(draft.tenant, head, entry))
+    elif draft.chunks is None:
+        changes.relabel.extend(relabels_of(draft.tenant, head, entry))
+    else:
+        changes.drop.extend(surplus(head, after=len(draft.chunks), reach=entry.reach))
+        changes.put.extend(points_of(draft.tenant, head, entry, draft.chunks))

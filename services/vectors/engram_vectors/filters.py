@@ -1,0 +1,115 @@
+"""What a question is narrowed to, as neutral conditions on a point's payload; each engine translates them.
+
+Scopes, kind, speaker, tags and metadata are all kept as tokens in one text (`user_id=Ann tag=trip meta.city="Rome"`)
+under a full-text index that splits at whitespace and changes nothing else. That is exact, and half the price of a
+write with eight keyword fields: handing strings to the engine one by one is what costs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from engram_contracts.memory import Filters, MemoryFields
+
+TENANT = "tenant"
+TERMS = "terms"
+AT = "at"
+EXPIRES = "expires"
+
+SCOPES = ("user_id", "agent_id", "session_id", "speaker", "kind")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+WHITESPACE = re.compile(r"\s")
+as_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The tokens of a text field hold one of `any_of`."""
+
+    field: str
+    any_of: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """An integer field lies at or above `at_least` and below `below`."""
+
+    field: str
+    at_least: int | None = None
+    below: int | None = None
+
+
+Condition = Match | Within
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Points of one tenant for which all of `must` hold and none of `must_not`.
+
+    Nothing can be asked of an index without one, so nothing can be asked across tenants.
+    """
+
+    tenant: str
+    must: tuple[Condition, ...] = ()
+    must_not: tuple[Condition, ...] = ()
+
+
+def wanted(tenant: str, filters: Filters, *, now: datetime) -> Wanted:
+    """The conditions for a tenant's memories that fit `filters` and have not expired by `now`."""
+    expired = Within(EXPIRES, below=microseconds(now) + 1)
+    return Wanted(tenant, must=tuple(_conditions(filters)), must_not=(expired,))
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970, exact, so that `after` and `before` cut where they say."""
+    return (moment - EPOCH) // MICROSECOND
+
+
+def terms(memory: MemoryFields) -> str:
+    """A memory's tokens. A list in metadata gives one token per element, any of which can be asked for."""
+    found = [f"{name}={value}" for name in SCOPES if (value := getattr(memory, name)) is not None]
+    if memory.tags:
+        found += [f"tag={tag}" for tag in memory.tags]
+    if memory.metadata:
+        found += _metadata_terms(memory.metadata)
+    text = " ".join(found)
+    return text if len(text.split()) == len(found) else " ".join(map(as_token, found))
+
+
+def as_token(text: str) -> str:
+    """The text as one word: whitespace becomes its code point between control characters."""
+    return WHITESPACE.sub(lambda found: f"\x1f{ord(found[0]):x}\x1f", text)
+
+
+def _conditions(filters: Filters) -> Iterator[Condition]:
+    for name in SCOPES:
+        value = getattr(filters, name)
+        if value is not None:
+            values = (value,) if isinstance(value, str) else value
+            yield Match(TERMS, tuple(as_token(f"{name}={each}") for each in values))
+    for text in (*(f"tag={tag}" for tag in filters.tags), *_metadata_terms(filters.metadata)):
+        yield Match(TERMS, (as_token(text),))
+    if filters.after is not None or filters.before is not None:
+        yield Within(AT, at_least=_or_none(filters.after), below=_or_none(filters.before))
+
+
+def _or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else microseconds(moment)
+
+
+def _metadata_terms(metadata: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in metadata.items():
+        for each in value if isinstance(value, list) else (value,):
+            yield f"meta.{key}={as_json(_equal_numbers_alike(each))}"
+
+
+def _equal_numbers_alike(value: object) -> object:
+    """1 and 1.0 are equal and get one token; 1 and true are not, and JSON keeps them apart."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,134 @@
+"""What the vectors service does: follows the log into the index, recalls, finds and counts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from engram_contracts.errors import EngramError, Rejected
+from engram_contracts.events import Progress
+from engram_contracts.facts import Fact
+from engram_contracts.ids import partition_of
+from engram_contracts.questions import (
+    Check,
+    Count,
+    CountIndexed,
+    FindIndexed,
+    Indexed,
+    IndexedMemory,
+    Recall,
+    Recollection,
+)
+from engram_runtime.bus import Bus
+from engram_runtime.service import Delivery, Outcome
+from engram_vectors.changes import Fold, dimension_of, memory_of
+from engram_vectors.points import Entry, head_of
+from engram_vectors.ports import VectorIndex
+from engram_vectors.positions import Positions
+from engram_vectors.recalling import Recaller
+
+Batch = Sequence[Delivery[Fact]]
+
+
+def utc_now() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
+class Handlers:
+    """One method per contract; `now` is the clock."""
+
+    def __init__(
+        self,
+        index: VectorIndex,
+        positions: Positions,
+        recaller: Recaller,
+        bus: Bus,
+        *,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._index = index
+        self._positions = positions
+        self._recaller = recaller
+        self._bus = bus
+        self._now = now
+
+    async def recall(self, question: Recall) -> Recollection:
+        """The memories that best answer a query; whatever cannot help is named in `degraded`."""
+        return await self._recaller.recall(question, now=self._now())
+
+    async def find(self, question: FindIndexed) -> Indexed:
+        """What the index holds under a memory's id."""
+        head = head_of(question.tenant, question.memory_id)
+        records = await self._index.fetch(question.tenant, [head])
+        entry = Entry.model_validate_json(records[head]) if head in records else None
+        if entry is None or entry.memory is None:
+            return Indexed()
+        return Indexed(found=IndexedMemory(memory=entry.memory, indexed_at=entry.indexed_at, command=entry.command))
+
+    async def count(self, question: CountIndexed) -> Count:
+        """How many of a tenant's memories can be recalled."""
+        return Count(memories=await self._index.count(question.tenant))
+
+    async def check(self) -> Check:
+        """Whether the index answers and its positions are kept."""
+        try:
+            await self._index.count("none")
+        except EngramError as error:
+            return Check(ok=False, detail=error.message)
+        return Check(ok=self._positions.trouble is None, detail=self._positions.trouble or self._index.model)
+
+    async def apply(self, batch: Batch) -> list[Outcome]:
+        """Bring the index up to date with facts of one partition, in order; a repeat changes nothing.
+
+        A fact that can never be applied is an outcome; trouble with the index is raised, and nothing counts.
+        """
+        if not batch:
+            return []
+        await self._prepare(batch)
+        outcomes, points = await self._write(batch)
+        partition = partition_of(batch[0].tenant)
+        await self._positions.advance(partition, batch[-1].sequence, points=points)
+        await self._announce([each for each, outcome in zip(batch, outcomes, strict=True) if outcome is None])
+        return outcomes
+
+    async def _prepare(self, batch: Batch) -> None:
+        """The first embedding whose model names its dimension decides the model of a new index."""
+        if self._index.model is not None:
+            return
+        for embedding in filter(None, (getattr(delivery.message, "embedding", None) for delivery in batch)):
+            with contextlib.suppress(Rejected):
+                return await self._index.prepare(embedding.model, dimension_of(embedding.model))
+
+    async def _write(self, batch: Batch) -> tuple[list[Outcome], int]:
+        entries: dict[str, Entry] = {}
+        for tenant, heads in _heads(batch).items():
+            records = await self._index.fetch(tenant, list(heads))
+            entries.update((head, Entry.model_validate_json(record)) for head, record in records.items())
+        fold = Fold(entries, model=self._index.model, now=self._now())
+        outcomes = [fold.take(delivery) for delivery in batch]
+        changes = fold.changes()
+        if self._index.model is not None:
+            await self._index.write(changes)
+        return outcomes, len(changes.put) + len(changes.relabel)
+
+    async def _announce(self, done: Batch) -> None:
+        by_tenant: defaultdict[str, list[Fact]] = defaultdict(list)
+        for delivery in done:
+            by_tenant[delivery.tenant].append(delivery.message)
+        for tenant, facts in by_tenant.items():
+            await self._bus.emit(tenant, _progress(facts, self._now()))
+
+
+def _heads(batch: Batch) -> dict[str, set[str]]:
+    heads: defaultdict[str, set[str]] = defaultdict(set)
+    for delivery in batch:
+        heads[delivery.tenant].add(head_of(delivery.tenant, memory_of(delivery.message)))
+    return heads
+
+
+def _progress(facts: Sequence[Fact], at: datetime) -> Progress:
+    commands = tuple(fact.command for fact in facts)
+    return Progress(stage="indexed", commands=commands, memory_ids=tuple(map(memory_of, facts)), at=at)

@@ -1,0 +1,137 @@
+"""How a memory lies in the index: one point per chunk, and a record on the first.
+
+A point's id is shaped as a UUID: 112 bits derived from tenant and memory id, then the chunk's number. So a repeat
+overwrites itself, hits fold to their memories without reading anything, a memory's points are found without a
+search, and no tenant's memory id can meet another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from engram_contracts.facts import Chunk, SparseVector
+from engram_contracts.memory import Memory
+from engram_contracts.messages import Message, Moment
+from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, microseconds, terms
+
+RECORD = "record"
+TAIL = "tail"
+"""Names the tenant on every point that is not a memory's first: memories are the tenant's points less these."""
+
+Payload = dict[str, Any]
+
+
+class Entry(Message):
+    """What the index knows of a memory, kept as JSON on its first point; without a `memory` it was forgotten.
+
+    `log_sequence` and `command` are of the last fact that changed it. `spans` are the chunks of a memory that has
+    several, as characters of the content. `reach` is the largest number of chunks it ever had.
+    """
+
+    memory: Memory | None = None
+    command: str
+    log_sequence: int
+    indexed_at: Moment
+    spans: tuple[tuple[int, int], ...] = ()
+    reach: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point to be written; one without `dense` can be fetched but not found."""
+
+    id: str
+    payload: Payload
+    dense: tuple[float, ...] | None = None
+    sparse: SparseVector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Relabel:
+    """Fields to set on points that exist; a value of `None` clears the field, others keep theirs."""
+
+    ids: Sequence[str]
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is to change in the index, in this order: drop, put, relabel. Repeating it changes nothing more."""
+
+    drop: list[str] = field(default_factory=list)
+    put: list[Point] = field(default_factory=list)
+    relabel: list[Relabel] = field(default_factory=list)
+
+
+def head_of(tenant: str, memory_id: str) -> str:
+    """The id of a memory's first point."""
+    name = f"{len(tenant)}:{tenant}{memory_id}".encode()
+    digits = blake2b(name, digest_size=14).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}0000"
+
+
+def first_of(point: str) -> str:
+    """The id of the first point of the memory that `point` belongs to."""
+    return point[:-4] + "0000"
+
+
+def chunk_of(point: str, number: int) -> str:
+    """The id of chunk `number` of the memory that `point` belongs to."""
+    return f"{point[:-4]}{number:04x}"
+
+
+def chunk_number(point: str) -> int:
+    """Which chunk of its memory a point is."""
+    return int(point[-4:], 16)
+
+
+def points_of(tenant: str, head: str, entry: Entry, chunks: Sequence[Chunk]) -> list[Point]:
+    """All points of a memory."""
+    assert entry.memory is not None
+    labels = _labels(tenant, entry.memory)
+    if entry.memory.expires_at is None:
+        del labels[EXPIRES]
+    first = Point(head, {**labels, RECORD: entry.encode().decode()}, chunks[0].floats(), chunks[0].sparse)
+    if len(chunks) == 1:
+        return [first]
+    labels[TAIL] = tenant
+    rest = (Point(chunk_of(head, n), labels, chunk.floats(), chunk.sparse) for n, chunk in enumerate(chunks))
+    return [first, *(point for n, point in enumerate(rest) if n)]
+
+
+def relabels_of(tenant: str, head: str, entry: Entry) -> list[Relabel]:
+    """What brings the points of a memory up to date whose vectors have not changed."""
+    assert entry.memory is not None
+    labels = _labels(tenant, entry.memory)
+    first = Relabel([head], {**labels, RECORD: entry.encode().decode()})
+    if len(entry.spans) < 2:
+        return [first]
+    return [first, Relabel([chunk_of(head, n) for n in range(1, len(entry.spans))], labels)]
+
+
+def tombstone(tenant: str, head: str, entry: Entry) -> Point:
+    """What stays of a forgotten memory, so that a late repeat does not bring it back."""
+    return Point(head, {TENANT: tenant, TAIL: tenant, RECORD: entry.encode().decode()})
+
+
+def surplus(head: str, *, after: int, reach: int) -> list[str]:
+    """Ids of the chunks a memory no longer has."""
+    return [chunk_of(head, n) for n in range(after, reach)]
+
+
+def spans_of(chunks: Sequence[Chunk]) -> tuple[tuple[int, int], ...]:
+    """Where the chunks lie; nothing where there is only one."""
+    return tuple((chunk.start, chunk.end) for chunk in chunks) if len(chunks) > 1 else ()
+
+
+def _labels(tenant: str, memory: Memory) -> Payload:
+    expires = memory.expires_at
+    return {
+        TENANT: tenant,
+        TERMS: terms(memory),
+        AT: microseconds(memory.occurred_at or memory.created_at),
+        EXPIRES: None if expires is None else microseconds(expires),
+    }

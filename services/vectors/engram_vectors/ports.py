@@ -1,0 +1,78 @@
+"""What the vectors service needs from outside: an index of points, and a place to keep its positions in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engram_contracts.facts import SparseVector
+from engram_vectors.filters import Wanted
+from engram_vectors.points import Changes
+
+Scored = tuple[str, float]
+"""A point's id and its score, higher is better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What to look for. A leg without a vector stays empty; `limit` is per leg, in points."""
+
+    dense: tuple[float, ...] | None
+    sparse: SparseVector | None
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What each leg found, best first: cosine similarity, and BM25 with the engine's IDF."""
+
+    dense: Sequence[Scored] = field(default=())
+    sparse: Sequence[Scored] = field(default=())
+
+
+class VectorIndex(Protocol):
+    """Points of all tenants under one model. An index that was never prepared is empty.
+
+    Foreign errors come out as `Unavailable`. `generation` names this incarnation of the data: it changes when the
+    data was lost or thrown away, and positions in the log that were kept for another one do not count.
+    """
+
+    @property
+    def model(self) -> str | None:
+        """The model of the vectors, `name@dimension`; `None` before the first `prepare`."""
+
+    @property
+    def generation(self) -> str | None:
+        """Which incarnation of the data this is; `None` before the first `prepare`."""
+
+    async def prepare(self, model: str, dimension: int) -> None:
+        """Make room for this model's vectors where there is none yet; what exists is left as it is."""
+
+    async def write(self, changes: Changes) -> None:
+        """Drop, put and relabel; visible when it returns, on disk after `flush`. A repeat changes nothing."""
+
+    async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
+        """The best points of each leg, both legs in one round trip."""
+
+    async def narrow(self, wanted: Wanted, heads: Sequence[str]) -> set[str]:
+        """Those of the first points that are wanted."""
+
+    async def fetch(self, tenant: str, heads: Sequence[str]) -> dict[str, str]:
+        """Records by first point, of those that are there and the tenant's; forgotten memories included."""
+
+    async def count(self, tenant: str) -> int:
+        """How many memories of the tenant can be recalled."""
+
+    async def flush(self) -> None:
+        """Have everything that was written on disk."""
+
+
+class PositionStore(Protocol):
+    """Keeps, per log partition, the sequence whose effects are on disk."""
+
+    async def load(self, generation: str) -> dict[int, int]:
+        """The positions kept for this generation of the index; none for a partition never kept."""
+
+    async def save(self, generation: str, positions: Mapping[int, int]) -> None:
+        """Keep positions durably; a crash keeps the old or the new of each partition."""

@@ -1,0 +1,170 @@
+"""Recall: asks embedder and graph at once, searches, fuses, hydrates. Whatever is away is named, never fatal."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import perf_counter
+from typing import TypeVar
+
+from engram_contracts.errors import EngramError, Unavailable
+from engram_contracts.questions import Activate, EmbedQuery, Explanation, Hit, QueryVectors, Recall, Recollection
+from engram_runtime.bus import Bus
+from engram_vectors.filters import Wanted, wanted
+from engram_vectors.points import Entry, first_of, head_of
+from engram_vectors.ports import Candidates, Probe, VectorIndex
+from engram_vectors.ranking import Ranked, Weights, rank
+
+T = TypeVar("T")
+
+SHARE = 0.25
+"""Of the deadline, for the embedder and for the graph, which are asked at the same time; the index has the rest."""
+MOST_ACTIVATED = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What the graph brought, by first point: how strongly, and along which nodes."""
+
+    strength: dict[str, float] = field(default_factory=dict)
+    paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Attempt:
+    """One recall under way: what it wants, what went missing, and where the time went."""
+
+    def __init__(self, question: Recall, *, now: datetime, candidates: int) -> None:
+        self.question = question
+        self.wanted: Wanted = wanted(question.tenant, question.filters, now=now)
+        self.candidates = max(candidates, 4 * question.limit)
+        self.deadline = question.deadline_ms / 1_000
+        self.degraded: list[str] = []
+        self.stages_ms: dict[str, float] = {}
+        self._began = perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return perf_counter() - self._began
+
+    async def part(self, name: str, stage: str, doing: Awaitable[T], *, within: float) -> T | None:
+        """What a part brings, or `None` and a line in `degraded` when it fails or takes too long."""
+        began = perf_counter()
+        try:
+            async with asyncio.timeout(within):
+                return await doing
+        except (Unavailable, TimeoutError) as error:
+            after = (perf_counter() - began) * 1_000
+            self.degraded.append(f"{name}: unavailable after {after:.0f} ms" + (f" ({error})" if str(error) else ""))
+        except EngramError as error:
+            self.degraded.append(f"{name}: {error.message}")
+        finally:
+            self.stages_ms[stage] = (perf_counter() - began) * 1_000
+        return None
+
+    async def of_index(self, stage: str, doing: Awaitable[T]) -> T | None:
+        """As `part`, for a call of the index, in the time that is left."""
+        return await self.part("index", stage, doing, within=max(self.deadline - self.elapsed, 0.001))
+
+
+class Recaller:
+    """Answers recalls from an index, with the help of embedder and graph over the bus."""
+
+    def __init__(self, index: VectorIndex, bus: Bus, *, weights: Weights, candidates: int) -> None:
+        self._index = index
+        self._bus = bus
+        self._weights = weights
+        self._candidates = candidates
+
+    async def recall(self, question: Recall, *, now: datetime) -> Recollection:
+        """The best memories for a query as of `now`."""
+        attempt = Attempt(question, now=now, candidates=self._candidates)
+        (candidates, activation) = await asyncio.gather(self._search(attempt), self._activate(attempt))
+        strength = await self._allowed(attempt, candidates, activation.strength)
+        began = perf_counter()
+        ranked = rank(candidates, strength, self._weights, question.limit)
+        attempt.stages_ms["rank"] = (perf_counter() - began) * 1_000
+        hits = await self._hydrate(attempt, ranked, activation)
+        return Recollection(
+            hits=hits,
+            degraded=tuple(attempt.degraded),
+            took_ms=attempt.elapsed * 1_000,
+            stages_ms=attempt.stages_ms if question.explain else None,
+        )
+
+    async def _search(self, attempt: Attempt) -> Candidates:
+        """Both text legs; without the embedder there is neither."""
+        within = attempt.deadline * SHARE
+        asked = self._bus.ask(EmbedQuery(text=attempt.question.query), within=within)
+        vectors = await attempt.part("embedder", "embed", asked, within=within + 0.05)
+        if vectors is None:
+            return Candidates()
+        probe = Probe(dense=self._dense(attempt, vectors), sparse=vectors.sparse, limit=attempt.candidates)
+        found = await attempt.of_index("search", self._index.search(attempt.wanted, probe))
+        return found or Candidates()
+
+    def _dense(self, attempt: Attempt, vectors: QueryVectors) -> tuple[float, ...] | None:
+        if self._index.model in (None, vectors.model):
+            return struct.unpack(f"<{len(vectors.dense) // 2}e", vectors.dense)
+        attempt.degraded.append(
+            f"embedder: works with {vectors.model!r}, but the index holds vectors of {self._index.model!r}; "
+            "searched by words alone"
+        )
+        return None
+
+    async def _activate(self, attempt: Attempt) -> Activation:
+        question, within = attempt.question, attempt.deadline * SHARE
+        limit = min(attempt.candidates, MOST_ACTIVATED)
+        asked = self._bus.ask(Activate(tenant=question.tenant, text=question.query, limit=limit), within=within)
+        activated = await attempt.part("graph", "graph", asked, within=within + 0.05)
+        if activated is None:
+            return Activation()
+        heads = [head_of(question.tenant, memory_id) for memory_id in activated.memory_ids]
+        strength = dict(zip(heads, activated.activations, strict=False))
+        return Activation(strength, dict(zip(heads, activated.paths, strict=False)))
+
+    async def _allowed(self, attempt: Attempt, found: Candidates, strength: dict[str, float]) -> dict[str, float]:
+        """Without memories that the graph alone brought and the filters do not want."""
+        passed = {first_of(point) for point, _ in (*found.dense, *found.sparse)}
+        alone = [head for head in strength if head not in passed]
+        if not alone:
+            return strength
+        narrowed = await attempt.of_index("narrow", self._index.narrow(attempt.wanted, alone))
+        passed |= narrowed or set()
+        return {head: each for head, each in strength.items() if head in passed}
+
+    async def _hydrate(self, attempt: Attempt, ranked: Sequence[Ranked], activation: Activation) -> tuple[Hit, ...]:
+        heads = [each.head for each in ranked]
+        records = await attempt.of_index("fetch", self._index.fetch(attempt.question.tenant, heads)) or {}
+        entries = {head: Entry.model_validate_json(record) for head, record in records.items()}
+        explain = attempt.question.explain
+        hits = (
+            _hit(each, entries[each.head], activation.paths.get(each.head, ()), explain=explain)
+            for each in ranked
+            if each.head in entries
+        )
+        return tuple(hit for hit in hits if hit is not None)
+
+
+def _hit(ranked: Ranked, entry: Entry, path: tuple[str, ...], *, explain: bool) -> Hit | None:
+    """The hit, or `None` for a memory that was forgotten meanwhile."""
+    if entry.memory is None:
+        return None
+    explanation = Explanation(parts=ranked.parts, raw=ranked.raw, ranks=ranked.ranks, path=path)
+    return Hit(
+        memory=entry.memory,
+        score=ranked.score,
+        legs=tuple(ranked.parts),
+        excerpt=_excerpt(entry, ranked.chunk),
+        explain=explanation if explain else None,
+    )
+
+
+def _excerpt(entry: Entry, chunk: int) -> str | None:
+    if entry.memory is None or chunk >= len(entry.spans):
+        return None
+    start, end = entry.spans[chunk]
+    return entry.memory.content[start:end]

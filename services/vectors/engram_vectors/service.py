@@ -1,0 +1,82 @@
+"""The composition root of the vectors service: what is built here is built nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+
+from engram_contracts.facts import Forgotten, Remembered, Revised
+from engram_contracts.questions import CountIndexed, FindIndexed, Recall
+from engram_contracts.topology import SETTINGS, VECTORS_LOG
+from engram_runtime.bus import Bus
+from engram_runtime.service import Following, Service
+from engram_vectors.handlers import Handlers
+from engram_vectors.ports import PositionStore, VectorIndex
+from engram_vectors.positions import Positions
+from engram_vectors.positions_bucket import BucketPositions
+from engram_vectors.positions_file import FilePositions
+from engram_vectors.recalling import Recaller
+from engram_vectors.settings import Settings
+
+FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten)}
+
+
+@contextlib.asynccontextmanager
+async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
+    """The vectors service; leaving it flushes the index and keeps the positions."""
+    async with _index(settings) as index, _positions(index, _store(settings, bus)) as positions:
+        how = settings.vectors
+        recaller = Recaller(index, bus, weights=how.weights, candidates=how.candidates)
+        handlers = Handlers(index, positions, recaller, bus)
+        yield Service(
+            name="vectors",
+            answers={Recall: handlers.recall, FindIndexed: handlers.find, CountIndexed: handlers.count},
+            follows=tuple(_following(partition, handlers, positions) for partition in how.partitions),
+            checks={"index": handlers.check},
+        )
+
+
+def _index(settings: Settings) -> AbstractAsyncContextManager[VectorIndex]:
+    if settings.adapter == "edge":
+        from engram_vectors.index_edge import open_edge  # noqa: PLC0415  # 36 MB that the server adapter does without
+
+        return open_edge(settings.data_dir.expanduser() / "vectors")
+    from engram_vectors.index_server import open_server  # noqa: PLC0415  # its import takes 2 s and 99 MB
+
+    return open_server(settings.qdrant)
+
+
+def _store(settings: Settings, bus: Bus) -> PositionStore:
+    if settings.adapter == "edge":
+        return FilePositions(settings.data_dir.expanduser() / "vectors" / "positions.json")
+    return BucketPositions(bus.bucket(SETTINGS), settings.vectors.partitions)
+
+
+@contextlib.asynccontextmanager
+async def _positions(index: VectorIndex, store: PositionStore) -> AsyncIterator[Positions]:
+    positions = Positions(index, store)
+    await positions.load()
+    saving = asyncio.create_task(positions.keep_saving())
+    try:
+        yield positions
+    finally:
+        saving.cancel()
+        await positions.save()
+
+
+def _following(partition: int, handlers: Handlers, positions: Positions) -> Following:
+    return Following(
+        consumer=VECTORS_LOG[partition],
+        handler=handlers.apply,
+        position=_position(partition, positions),
+        messages=dict(FACTS),
+    )
+
+
+def _position(partition: int, positions: Positions) -> Callable[[], Awaitable[int]]:
+    async def position() -> int:
+        return positions.of(partition)
+
+    return position

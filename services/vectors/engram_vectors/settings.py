@@ -1,0 +1,58 @@
+"""What can be set on the vectors service."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr
+
+from engram_contracts.ids import PARTITIONS
+from engram_runtime.settings import Common, Section
+from engram_vectors.ranking import Weights
+
+
+def _numbers(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Partition = Annotated[int, Field(ge=0, lt=PARTITIONS)]
+
+
+class VectorsSettings(Section):
+    """The index and its recall.
+
+    `adapter` is `edge` (in this process) or `server` (Qdrant over gRPC); unset, it is `server` where a Qdrant URL
+    is given. `partitions` of the log are followed by this replica (`0,1,2` in the environment). `candidates` is
+    how many points each leg brings at least. `dense_weight` and `graph_weight` run from 0 to 1.
+    """
+
+    adapter: Literal["edge", "server"] | None = None
+    partitions: Annotated[tuple[Partition, ...], BeforeValidator(_numbers)] = tuple(range(PARTITIONS))
+    candidates: int = Field(default=50, ge=1, le=1_000)
+    dense_weight: float = Field(default=0.5, ge=0, le=1)
+    graph_weight: float = Field(default=0.1, ge=0, le=1)
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of the legs."""
+        return Weights(dense=self.dense_weight, graph=self.graph_weight)
+
+
+class QdrantSettings(Section):
+    """Where the Qdrant server is; `url` is its REST address, whose host also serves gRPC on `grpc_port`."""
+
+    url: str | None = None
+    grpc_port: int = 6334
+    api_key: SecretStr | None = None
+
+
+class Settings(Common):
+    """Settings of the vectors service."""
+
+    vectors: VectorsSettings = VectorsSettings()
+    qdrant: QdrantSettings = QdrantSettings()
+
+    @property
+    def adapter(self) -> Literal["edge", "server"]:
+        """The index to use."""
+        return self.vectors.adapter or ("server" if self.qdrant.url else "edge")
