@@ -74,10 +74,19 @@ def _one_or_many(body: OneOrMany, raw: bytes) -> BaseModel:
         return _decode(body.many, raw)
     try:
         return _decode(body.one, raw)
-    except Rejected as error:
-        if error.field == body.key:
+    except Rejected:
+        if _names(raw, body.key):
             return _decode(body.many, raw)
         raise
+
+
+def _names(raw: bytes, key: str) -> bool:
+    """Whether the body is an object with this name in it, however it is written."""
+    try:
+        tree = json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(tree, dict) and key in tree
 
 
 def _decode(kind: type[M], raw: bytes) -> M:
@@ -135,13 +144,11 @@ def _explain(error: ValidationError, raw: bytes) -> NoReturn:
 
 
 def _raise(error: ValidationError, given: Any) -> NoReturn:
-    told: dict[str, str] = {}
+    told: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
         place = _place(problem["loc"], given, missing=problem["type"] == "missing")
-        told.setdefault(place, problem["msg"].removeprefix("Value error, "))
-        if len(told) == LISTED:
-            break
-    problems = [{"field": place, "message": words} for place, words in told.items()]
+        told.setdefault(place, []).append(problem["msg"].removeprefix("Value error, "))
+    problems = [{"field": place, "message": "; or: ".join(words)} for place, words in told.items()][:LISTED]
     first = problems[0]
     details: dict[str, object] = {"errors": problems} if len(problems) > 1 else {}
     raise Rejected(f"{first['field']}: {first['message']}", field=first["field"], details=details) from error

@@ -35,7 +35,7 @@ from engram_api.models import (
     ThinkBody,
     UsageQuery,
     WaitQuery,
-)  # fmt: skip
+)
 from engram_api.readiness import Readiness
 from engram_api.whereabouts import Whereabouts
 from engram_api.writes import command_id, identity_of
@@ -49,7 +49,7 @@ from engram_contracts.commands import (
     Remember,
     Revise,
     Think,
-)  # fmt: skip
+)
 from engram_contracts.errors import NotFound, Rejected, Unavailable
 from engram_contracts.ids import JobId
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
@@ -67,7 +67,7 @@ from engram_contracts.questions import (
     Neighbours,
     Question,
     Recall,
-)  # fmt: skip
+)
 from engram_runtime.bus import Bus
 
 R = TypeVar("R", bound=Message)
@@ -98,8 +98,6 @@ class Handlers:
         self._readiness = readiness
         self._ask_seconds = ask_seconds
         self._pepper = pepper
-
-    # memories
 
     async def remember(self, call: Call[NewMemory | NewMemories, WaitQuery]) -> Answer:
         """Accept memories. A memory's id is also its command's, so its job can be followed to the index."""
@@ -164,8 +162,6 @@ class Handlers:
         )
         return await self._acceptor.change(call, command, memory_id=memory.id)
 
-    # recall and think
-
     async def recall(self, call: Call[RecallBody, NoQuery]) -> Answer:
         """Ask the index."""
         started = time.perf_counter()
@@ -195,8 +191,6 @@ class Handlers:
             return Answer(data=AcceptedQuestion(job=name), status=202, headers=headers)
         meta = {"took_ms": _milliseconds(started), **_degraded(thought.degraded)}
         return Answer(data=thoughts(name, thought), meta=meta, headers=headers)
-
-    # graph
 
     async def list_nodes(self, call: Call[None, NodesQuery]) -> Answer:
         """One page of a tenant's nodes."""
@@ -255,8 +249,6 @@ class Handlers:
         """A shortest path."""
         return Answer(data=await self._ask(FindPath(tenant=call.caller.tenant, **_fields(call.query))))
 
-    # jobs, usage, health
-
     async def get_job(self, call: Call[None, NoQuery]) -> Answer:
         """How far a command has come."""
         text = call.path["id"]
@@ -282,8 +274,6 @@ class Handlers:
     async def metrics(self, _: AnyCall) -> Answer:
         """What Prometheus scrapes."""
         return Answer(data=Page(generate_latest(), CONTENT_TYPE_LATEST))
-
-    # shared steps
 
     async def _ask(self, question: Question[R]) -> R:
         return await self._bus.ask(question, within=self._ask_seconds)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from datetime import datetime
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import Citation, ModelUse
@@ -16,8 +17,6 @@ MAX_BULK = 1_000
 Waitable = Literal["indexed", "done"]
 MemoryId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")]
-
-# What clients send.
 
 
 class NewMemories(Strict):
@@ -75,11 +74,13 @@ class EdgeBody(EdgeKey):
     valid_to: Moment | None = None
     evidence: tuple[MemoryId, ...] = Field(default=(), max_length=100)
 
-    @model_validator(mode="after")
-    def _ends_after_it_begins(self) -> Self:
-        if self.valid_from and self.valid_to and self.valid_to <= self.valid_from:
+    @field_validator("valid_to")
+    @classmethod
+    def _ends_after_it_begins(cls, valid_to: datetime | None, others: ValidationInfo) -> datetime | None:
+        begins = others.data.get("valid_from")
+        if begins and valid_to and valid_to <= begins:
             raise ValueError("valid_to must lie after valid_from")
-        return self
+        return valid_to
 
 
 class NoQuery(Strict):
@@ -149,9 +150,6 @@ class UsageQuery(Strict):
     since: Day | None = None
     until: Day | None = None
     meter: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")] | None = None
-
-
-# What clients get.
 
 
 class Accepted(Message):

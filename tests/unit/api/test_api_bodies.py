@@ -1,0 +1,204 @@
+import gzip
+import json
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import MultiDict
+
+from engram_api.bodies import OneOrMany, decode, inflate, query
+from engram_api.models import EdgeBody, MemoriesQuery, NewMemories, NodeBody, NoQuery, RecallBody, WaitQuery
+from engram_contracts.errors import Rejected
+from engram_contracts.memory import NewMemory
+
+REMEMBER = OneOrMany(one=NewMemory, many=NewMemories, key="memories")
+
+
+def refused(raw: bytes, body=REMEMBER) -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        decode(body, raw)
+    return caught.value
+
+
+def nested(depth: int) -> bytes:
+    return b'{"content":"a","metadata":{"deep":' + b"[" * depth + b"]" * depth + b"}}"
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b"", "body"),
+        (b"null", "body"),
+        (b"[]", "body"),
+        (b'"text"', "body"),
+        (b"{", "body"),
+        (b'{"content":"a"} {}', "body"),
+        (b'{"content":"\xff"}', "body"),
+        (b'{"content":"\\ud800"}', "body"),
+        (b"\xef\xbb\xbf{}", "body"),
+        (nested(150), "metadata.deep"),
+        (nested(100_000), "body"),
+        (b"[" * 100_000, "body"),
+        (b'{"content":"a","content":"b"}', "body"),
+        (b'{"content":"a","metadata":{"x":1,"x":2}}', "body"),
+        (b'{"content":"a","metadata":{"x":NaN}}', "metadata.x"),
+        (b'{"content":"a","importance":NaN}', "importance"),
+        (b'{"content":"a","importance":1e999}', "importance"),
+        (b'{"content":"a","importance":"0.5"}', "importance"),
+        (b'{"content":"a","importance":1.5}', "importance"),
+        (b'{"content":"a","metadata":{"x":' + b"9" * 6_000 + b"}}", "body"),
+        (b"{}", "content"),
+        (b'{"content":""}', "content"),
+        (b'{"content":" \\n\\t "}', "content"),
+        (b'{"content":12}', "content"),
+        (b'{"content":null}', "content"),
+        (json.dumps({"content": "a" * 10_001}).encode(), "content"),
+        (b'{"content":"a","colour":"red"}', "colour"),
+        (b'{"content":"a","id":"mine"}', "id"),
+        (b'{"content":"a","tenant":"other"}', "tenant"),
+        (b'{"content":"a","tags":"x"}', "tags"),
+        (b'{"content":"a","tags":["x",1]}', "tags.1"),
+        (b'{"content":"a","metadata":{"x":{"y":1}}}', "metadata.x"),
+        (b'{"content":"a","occurred_at":"yesterday"}', "occurred_at"),
+        (b'{"content":"a","occurred_at":1700000000}', "occurred_at"),
+        (b'{"content":"a","occurred_at":"0001-01-01T00:00:00+14:00"}', "occurred_at"),
+        (b'{"content":"a","user_id":"a\\u0000b"}', "user_id"),
+        (b'{"memories":[]}', "memories"),
+        (b'{"memories":{}}', "memories"),
+        (b'{"memories":[{"content":"a"},{"content":""}]}', "memories.1.content"),
+        (b'{"memories":[{"content":"a"},{"content":"b","x":1}]}', "memories.1.x"),
+        (b'{"memories":[{"content":"a"}],"more":1}', "more"),
+        (b'{"more":1,"memories":[{"content":"a"}]}', "more"),
+        (json.dumps({"memories": [{"content": "a"}] * 1_001}).encode(), "memories"),
+    ],
+)
+def test_bad_input_is_refused_with_the_field_that_is_wrong(raw: bytes, field: str) -> None:
+    error = refused(raw)
+
+    assert error.field == field
+    assert error.http_status == 400
+
+
+def test_all_wrong_fields_are_told_and_none_of_the_content() -> None:
+    error = refused(b'{"memories":[{"content":"secret","importance":2},{"content":"","kind":"secret!"}]}')
+
+    assert [problem["field"] for problem in error.details["errors"]] == [  # type: ignore[union-attr]
+        "memories.0.importance", "memories.1.content", "memories.1.kind",
+    ]  # fmt: skip
+    assert "secret" not in error.message + str(error.details)
+
+
+def test_one_and_many_are_told_apart_wherever_the_key_stands() -> None:
+    assert isinstance(decode(REMEMBER, b'{"content":"a"}'), NewMemory)
+    assert isinstance(decode(REMEMBER, b' { "memories" : [{"content":"a"}]}'), NewMemories)
+    assert isinstance(decode(REMEMBER, b'{"\\u006demories":[{"content":"a"}]}'), NewMemories)
+
+
+def test_content_of_exactly_the_limit_is_taken() -> None:
+    assert decode(REMEMBER, json.dumps({"content": "é" * 10_000}).encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "raw", "field"),
+    [
+        (RecallBody, b'{"query":"x","limit":0}', "limit"),
+        (RecallBody, b'{"query":"x","limit":10.0}', "limit"),
+        (RecallBody, b'{"query":"x","filters":{"tenant":"b"}}', "filters.tenant"),
+        (RecallBody, b'{"query":"x","filters":{"kind":["a","B!"]}}', "filters.kind"),
+        (NodeBody, b'{"id":"Ann"}', "id"),
+        (NodeBody, b'{"id":"person:Ann","attributes":{"a":{}}}', "attributes.a"),
+        (EdgeBody, b'{"source":"a:b","type":"knows","target":"c:d","weight":0}', "weight"),
+        (EdgeBody, b'{"source":"a:b","type":"knows","target":"c:d","evidence":["x"]}', "evidence.0"),
+        (
+            EdgeBody,
+            b'{"source":"a:b","type":"knows","target":"c:d","valid_from":"2026-02-01T00:00:00Z","valid_to":"2026-01-01T00:00:00Z"}',
+            "valid_to",
+        ),
+    ],
+)
+def test_other_bodies_name_their_fields_too(body, raw: bytes, field: str) -> None:
+    assert refused(raw, body).field == field
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_whatever_lead_to_anything_but_a_memory_or_a_refusal(raw: bytes) -> None:
+    try:
+        decode(REMEMBER, raw)
+    except Rejected as error:
+        assert error.field
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+    )
+)
+def test_no_json_whatever_leads_to_anything_but_a_memory_or_a_refusal(tree) -> None:
+    try:
+        decode(REMEMBER, json.dumps(tree).encode())
+    except Rejected as error:
+        assert error.field
+
+
+def test_gzip_and_deflate_are_unpacked() -> None:
+    assert inflate(gzip.compress(b"{}"), "gzip", 10) == b"{}"
+    assert inflate(zlib.compress(b"{}"), "deflate", 10) == b"{}"
+    assert inflate(b"{}", "identity", 10) == b"{}"
+
+
+@pytest.mark.parametrize("encoding", ["br", "junk", "gzip, gzip", "x" * 500])
+def test_other_encodings_are_not_supported(encoding: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        inflate(b"{}", encoding, 10)
+
+    assert caught.value.http_status == 415
+
+
+@pytest.mark.parametrize("raw", [b"no gzip", gzip.compress(b"{}" * 50)[:-9]])
+def test_broken_gzip_is_refused(raw: bytes) -> None:
+    with pytest.raises(Rejected) as caught:
+        inflate(raw, "gzip", 1_000)
+
+    assert caught.value.http_status == 400
+
+
+def test_a_gzip_bomb_is_not_unpacked_past_the_limit() -> None:
+    with pytest.raises(Rejected) as caught:
+        inflate(gzip.compress(b"0" * 50_000_000), "gzip", 1_000)
+
+    assert caught.value.http_status == 413
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "field"),
+    [
+        (NoQuery, [("wait", "indexed")], "wait"),
+        (WaitQuery, [("wait", "soon")], "wait"),
+        (WaitQuery, [("timeout", "nan")], "timeout"),
+        (WaitQuery, [("timeout", "-1")], "timeout"),
+        (WaitQuery, [("wait", "done"), ("wait", "indexed")], "wait"),
+        (MemoriesQuery, [("limit", "ten")], "limit"),
+        (MemoriesQuery, [("limit", "1001")], "limit"),
+        (MemoriesQuery, [("tenant", "other")], "tenant"),
+        (MemoriesQuery, [("tags", "a"), ("tags", "")], "tags.1"),
+        (MemoriesQuery, [("metadata", "x")], "metadata"),
+        (MemoriesQuery, [("before", "soon")], "before"),
+    ],
+)
+def test_a_bad_query_is_refused_with_the_parameter_that_is_wrong(kind, given, field: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        query(kind, MultiDict(given))
+
+    assert caught.value.field == field
+
+
+def test_a_query_becomes_filters() -> None:
+    given = MultiDict(
+        [("tags", "a"), ("tags", "b"), ("kind", "fact"), ("limit", "5"), ("after", "2026-01-01T00:00:00Z")]
+    )
+
+    asked = query(MemoriesQuery, given)
+
+    assert (asked.filters().tags, asked.filters().kind, asked.limit) == (("a", "b"), ("fact",), 5)
+    assert asked.filters().after is not None and asked.filters().encode() == asked.filters().encode()
