@@ -1,0 +1,89 @@
+"""`engram demo`, as `make demo` runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.servers import ROOT
+
+ENGRAM = str(Path(sys.executable).with_name("engram"))
+SECONDS = 60.0
+"""Generous: other tests may share the processors."""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    folder = tmp_path_factory.mktemp("demo")
+    environ = {**os.environ, "COLUMNS": "120", "HOME": str(folder), "TMPDIR": str(folder), "ENGRAM_SERVE_PORT": "1"}
+    began = time.monotonic()
+    done = subprocess.run(
+        [ENGRAM, "demo"], cwd=folder, env=environ, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert time.monotonic() - began < SECONDS, done.stdout
+    return done
+
+
+def test_the_demo_runs_to_its_end_and_stops_cleanly(demo):
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert "Everything stopped with exit code 0" in demo.stdout
+
+
+@pytest.mark.parametrize(
+    "part", ["Engram runs", "Remember", "Recall", "Walk the graph", "Think", "Change and forget", "Usage", "The parts"]
+)
+def test_the_demo_shows_every_part(demo, part):
+    assert re.search(rf"^{part}", demo.stdout, re.MULTILINE)
+
+
+def test_the_demo_recalls_who_said_what_and_when(demo):
+    assert "2026-05-02 Ines: We changed the place. The wedding is not in Lisbon, it is in Porto now." in demo.stdout
+
+
+def test_the_demo_shows_the_evidence_of_the_graph(demo):
+    walk = demo.stdout.partition("Walk the graph")[2].partition("Think")[0]
+
+    assert "person:" in walk
+    assert re.search(r"2026-\d\d-\d\d (Mara|Joel|Ines): ", walk)
+
+
+def test_the_demo_says_that_its_answer_is_extractive_and_cites_it(demo):
+    thought = demo.stdout.partition("\nThink")[2].partition("Change and forget")[0]
+
+    assert "extractive" in thought
+    assert "[1]" in thought
+
+
+def test_the_demo_leaves_nothing_behind(demo, tmp_path_factory):
+    folder = demo.args and Path(tmp_path_factory.getbasetemp())
+
+    left = [path for path in folder.glob("demo*/*") if path.name.startswith("engram-demo")]
+
+    assert left == []
+
+
+def test_make_demo_is_this_demo():
+    planned = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert planned.stdout.splitlines()[-1].endswith("bin/engram demo")
+
+
+def test_the_demo_takes_a_conversation_and_a_place_of_ones_own(tmp_path):
+    (tmp_path / "talk.jsonl").write_text(
+        '{"speaker": "Ann", "text": "Bob moved to Oslo in May."}\n{"speaker": "Bob", "text": "Oslo is cold, Ann."}\n'
+    )
+
+    done = subprocess.run(
+        [ENGRAM, "demo", "talk.jsonl", "--data-dir", "kept"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 memories of 1 sessions from talk.jsonl" in done.stdout
+    assert (tmp_path / "kept" / "admin.key").exists()
