@@ -46,3 +46,5 @@ class JobTrouble(Message):
     at: Moment
     next_at: Moment | None = None
     dead_sequence: int | None = None
+    work_sequence: int | None = None
+    """Where the command lies, or last lay, in the WORK stream; a replay moves it."""

@@ -38,12 +38,24 @@ class Appended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """A message as a stream holds it."""
+    """A message as a stream holds it. `size` is the body's in bytes, also where the body itself was not asked for."""
 
     subject: str
     body: bytes
     id: str | None
     at: datetime
+    sequence: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """The first and last sequence of a stream, and how many messages it holds between them."""
+
+    first: int
+    last: int
+    messages: int
 
 
 class KeyValue(Protocol):
@@ -58,11 +70,39 @@ class KeyValue(Protocol):
     async def create(self, key: str, value: bytes) -> bool:
         """Set a value where there is none; whether it was this call that did."""
 
+    async def entry(self, key: str) -> tuple[bytes, int] | None:
+        """The value with its revision, or `None`."""
+
+    async def update(self, key: str, value: bytes, revision: int) -> int | None:
+        """Set a value where the key still has this revision (0: never had one).
+
+        The new revision, or `None` where another was faster.
+        """
+
     async def delete(self, key: str) -> None:
         """Remove a key; one that is not there is no error."""
 
     def watch(self) -> AsyncIterator[tuple[str, bytes | None] | None]:
         """Every entry, then `None` once, then each change as it happens (a removed key has the value `None`)."""
+
+
+class Archive(Protocol):
+    """A stream that is looked through by sequence and thinned out by hand. Raises `Unavailable` when it is away."""
+
+    async def extent(self) -> Extent:
+        """Where it begins and ends now."""
+
+    async def subjects(self, pattern: str) -> dict[str, int]:
+        """How many messages it holds of each subject that fits."""
+
+    async def read(self, start: int, *, pattern: str, limit: int) -> list[Stored]:
+        """Messages from a sequence on, in order; fewer than `limit` where they are large, none only at the end."""
+
+    async def heads(self, start: int, last: int, *, pattern: str) -> list[Stored]:
+        """The messages from one sequence to another, both inclusive, in order and without their bodies."""
+
+    async def delete(self, sequence: int) -> bool:
+        """Take one message out; whether it was there."""
 
 
 class Bus(Protocol):
@@ -88,3 +128,6 @@ class Bus(Protocol):
 
     async def read(self, stream: Stream, sequence: int) -> Stored | None:
         """The message at a sequence of a stream, or `None` where it is gone."""
+
+    def archive(self, stream: Stream) -> Archive:
+        """A stream, to be looked through."""

@@ -15,6 +15,9 @@ from nats.aio.msg import Msg
 from engram_contracts.errors import EngramError, Failure
 from engram_contracts.retry import Retry
 
+DEAD_HISTORY = "Engram-Dead-History"
+"""Header of a replayed message and of its next dead letter: its earlier failures, as JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -78,11 +81,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def burial_headers(
     message: Msg, *, stage: str, stream: str, receipt: Receipt, attempt: int, why: str, error: Exception
 ) -> dict[str, str]:
-    """What a dead letter says beside the original bytes: where, why, how often, since when."""
+    """What a dead letter says beside the original bytes: where, why, how often, since when.
+
+    The failures that a replayed message had before stay with it, as they are.
+    """
     failure = Failure.of(error)
-    headers = {f"Engram-Original-{name}": value for name, value in (message.headers or {}).items()}
+    original = dict(message.headers or {})
+    history = {DEAD_HISTORY: original.pop(DEAD_HISTORY)} if DEAD_HISTORY in original else {}
+    headers = {f"Engram-Original-{name}": value for name, value in original.items()}
     return {
         **headers,
+        **history,
         "Engram-Dead-Subject": message.subject,
         "Engram-Dead-Stream": stream,
         "Engram-Dead-Sequence": str(receipt.sequence),

@@ -82,6 +82,7 @@ async def hosted(service: Service, bus: NatsBus, settings: Common) -> AsyncItera
         yield health
     finally:
         breaker.stop()
+        service.draining()
         await _drain(bus, answerer, settings.host.drain_seconds)
         await page.close()
 

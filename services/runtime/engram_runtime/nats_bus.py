@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from faststream.nats import NatsBroker
+from faststream.security import SASLPlaintext
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -25,8 +26,9 @@ from engram_contracts.messages import Message
 from engram_contracts.questions import Pong, Question
 from engram_contracts.topology import PING_ALL, Bucket, Stream, event_subject, rpc_subject
 from engram_runtime.appending import CORRELATION, Appender
-from engram_runtime.bus import Appended, Entry, KeyValue, Stored
+from engram_runtime.bus import Appended, Archive, Entry, KeyValue, Stored
 from engram_runtime.context import correlation
+from engram_runtime.nats_archive import NatsArchive
 from engram_runtime.settings import Durability, NatsSettings
 
 log = logging.getLogger(__name__)
@@ -126,12 +128,20 @@ class NatsBus:
             return None
         except (APIError, NatsError, TimeoutError) as error:
             raise Unavailable(f"stream {stream.name} cannot be read: {error}", retry_after=1.0) from error
+        headers = message.headers or {}
         return Stored(
             subject=message.subject or "",
             body=message.data or b"",
-            id=(message.headers or {}).get("Nats-Msg-Id"),
+            id=headers.get("Nats-Msg-Id"),
             at=message.time or datetime.now(UTC),
+            sequence=sequence,
+            headers=headers,
+            size=len(message.data or b""),
         )
+
+    def archive(self, stream: Stream) -> Archive:
+        """See `Bus.archive`."""
+        return NatsArchive(self.client, self.jetstream, stream)
 
 
 class NatsKeyValue:
@@ -175,6 +185,25 @@ class NatsKeyValue:
         except (APIError, NatsError, TimeoutError) as error:
             raise self._away(error) from error
         return True
+
+    async def entry(self, key: str) -> tuple[bytes, int] | None:
+        """See `KeyValue.entry`."""
+        try:
+            found = await (await self._open()).get(key)
+        except KeyNotFoundError:
+            return None
+        except (APIError, NatsError, TimeoutError) as error:
+            raise self._away(error) from error
+        return (found.value or b"", found.revision or 0)
+
+    async def update(self, key: str, value: bytes, revision: int) -> int | None:
+        """See `KeyValue.update`."""
+        try:
+            return await (await self._open()).update(key, value, last=revision)
+        except KeyWrongLastSequenceError:
+            return None
+        except (APIError, NatsError, TimeoutError) as error:
+            raise self._away(error) from error
 
     async def delete(self, key: str) -> None:
         """See `KeyValue.delete`."""
@@ -261,7 +290,9 @@ async def _connect(broker: NatsBroker, url: str) -> Client:
 def _login(settings: NatsSettings) -> dict[str, Any]:
     login: dict[str, Any] = {}
     if settings.user and settings.password:
-        login = {"user": settings.user, "password": settings.password.get_secret_value()}
+        login["security"] = SASLPlaintext(
+            username=settings.user, password=settings.password.get_secret_value(), use_ssl=settings.url.startswith("tls")
+        )
     if settings.credentials:
         login["user_credentials"] = str(settings.credentials.expanduser())
     return login

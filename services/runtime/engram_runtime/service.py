@@ -73,10 +73,14 @@ class Following:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A running service, as its composition root hands it to the host."""
+    """A running service, as its composition root hands it to the host.
+
+    `draining` is called once when the process is about to stop, for handlers that would work on for long.
+    """
 
     name: str
     answers: dict[type[Question[Any]], Answer] = field(default_factory=dict)
     takes: tuple[Taking, ...] = ()
     follows: tuple[Following, ...] = ()
     checks: dict[str, Probe] = field(default_factory=dict)
+    draining: Callable[[], None] = lambda: None

@@ -211,6 +211,7 @@ class Taker:
             at=now,
             next_at=now + timedelta(seconds=delay) if delay is not None else None,
             dead_sequence=dead,
+            work_sequence=item.receipt.sequence,
         )
         with contextlib.suppress(Unavailable):
             await self._jobs.put(f"{item.tenant}.{item.job}", trouble.encode())
