@@ -2,8 +2,8 @@
 
     python -m benchmarks.raw_edge '{"sizes": [10000, 100000], "even": 100}'
 
-prints one JSON object. Points are written in batches of 64 and searched as a hybrid query of a dense and a sparse
-leg, always narrowed to one tenant; nothing is asked of it that Engram does not ask as well.
+prints one JSON object. The shard is set up as Engram's own index, points are written in batches of 64, and a search
+is what a recall asks of it: a dense and a sparse leg of 50, both narrowed to one tenant, and ten payloads.
 """
 
 from __future__ import annotations
@@ -14,39 +14,21 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
+import qdrant_edge as edge
 from pydantic import BaseModel
-from qdrant_edge import (
-    Distance,
-    EdgeConfig,
-    EdgeShard,
-    EdgeSparseVectorParams,
-    EdgeVectorParams,
-    FieldCondition,
-    Filter,
-    Fusion,
-    KeywordIndexParams,
-    MatchValue,
-    Modifier,
-    Point,
-    Prefetch,
-    Query,
-    QueryRequest,
-    SparseVector,
-    UpdateOperation,
-)
 
 from benchmarks.figures import p
 from benchmarks.layout import BIG, BULK, SMALL, tenant_of
 from benchmarks.texts import Texts
 
 BATCH = 64
+RESCORED = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0))
 LEG = 50
 QUERIES = 300
 
-Named = dict[str, list[float] | SparseVector | list[list[float]]]
+Named = dict[str, list[float] | edge.SparseVector | list[list[float]]]
 """Vectors of one text by name."""
 
 
@@ -95,9 +77,9 @@ class Vectors:
         dense = asyncio.run(self._model.embed(texts)).vectors
         return [{"dense": row.tolist(), "sparse": self._weights(text)} for row, text in zip(dense, texts, strict=True)]
 
-    def _weights(self, text: str) -> SparseVector:
+    def _weights(self, text: str) -> edge.SparseVector:
         found = self._sparse.document(text)
-        return SparseVector(indices=list(found.indices), values=list(found.values))
+        return edge.SparseVector(indices=list(found.indices), values=list(found.values))
 
 
 def measure(plan: Plan, folder: Path) -> RawEdge:
@@ -112,7 +94,7 @@ def measure(plan: Plan, folder: Path) -> RawEdge:
         began = time.perf_counter()
         made = vectors.of(texts[start : start + BATCH])
         embedded = time.perf_counter()
-        shard.update(UpdateOperation.upsert_points(list(_points(start, texts, made, plan.even))))
+        shard.update(edge.UpdateOperation.upsert_points(list(_points(start, texts, made, plan.even))))
         embedding, writing = embedding + embedded - began, writing + time.perf_counter() - embedded
         for size in plan.sizes:
             if start < size <= start + len(made):
@@ -120,44 +102,60 @@ def measure(plan: Plan, folder: Path) -> RawEdge:
     return RawEdge(embedded_per_s=len(texts) / embedding, upserted_per_s=len(texts) / writing, searches=searches)
 
 
-def _shard(folder: Path, dimension: int) -> EdgeShard:
-    shard = EdgeShard.create(
-        str(folder),
-        EdgeConfig(
-            vectors={"dense": EdgeVectorParams(size=dimension, distance=Distance.Cosine)},
-            sparse_vectors={"sparse": EdgeSparseVectorParams(modifier=Modifier.Idf)},
-        ),
+def _shard(folder: Path, dimension: int) -> edge.EdgeShard:
+    codes = edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits4, always_ram=True)
+    dense = edge.EdgeVectorParams(
+        size=dimension,
+        distance=edge.Distance.Cosine,
+        datatype=edge.VectorStorageDatatype.Float16,
+        quantization_config=codes,
     )
-    index = KeywordIndexParams(is_tenant=True)
-    shard.update(UpdateOperation.create_field_index("tenant", index))
+    config = edge.EdgeConfig(
+        vectors={"dense": dense},
+        sparse_vectors={"sparse": edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
+        payload_memory=edge.Memory.Cached,
+        wal_enabled=False,
+    )
+    shard = edge.EdgeShard.create(str(folder), config)
+    index = edge.KeywordIndexParams(is_tenant=True)
+    shard.update(edge.UpdateOperation.create_field_index("tenant", index))
     return shard
 
 
-def _points(start: int, texts: Sequence[str], made: Sequence[Named], even: int) -> Iterator[Point]:
+def _points(start: int, texts: Sequence[str], made: Sequence[Named], even: int) -> Iterator[edge.Point]:
     for number, vectors in enumerate(made, start):
         payload = {"tenant": tenant_of(number // BULK, even=even), "content": texts[number]}
-        yield Point(id=UUID(int=number), vector=vectors, payload=payload)
+        yield edge.Point(id=UUID(int=number), vector=vectors, payload=payload)
 
 
-def _searches(shard: EdgeShard, questions: Sequence[Named], size: int) -> Iterator[RawSearch]:
+def _searches(shard: edge.EdgeShard, questions: Sequence[Named], size: int) -> Iterator[RawSearch]:
     for where, tenants in (("20 tenants", SMALL), ("big tenant", (BIG,))):
         taken = [_timed(shard, _request(one, tenants[n % len(tenants)])) for n, one in enumerate(questions)]
         yield RawSearch(points=size, where=where, p50_ms=p(50, taken), p95_ms=p(95, taken))
 
 
-def _timed(shard: EdgeShard, request: QueryRequest) -> float:
+def _timed(shard: edge.EdgeShard, request: edge.QueryBatchRequest) -> float:
     began = time.perf_counter()
-    shard.query(request)
+    legs = shard.query_batch(request)
+    shard.retrieve([point.id for point in legs[0][:10]], True, False)
     return 1_000 * (time.perf_counter() - began)
 
 
-def _request(question: Named, tenant: str) -> QueryRequest:
-    own = Filter(must=[FieldCondition(key="tenant", match=MatchValue(tenant))])
-    legs = [
-        Prefetch(limit=LEG, query=Query.Nearest(vector, using=name), filter=own) for name, vector in question.items()
-    ]
-    fused: Any = Fusion.Rrf(k=60)  # the stubs do not say that this is a Fusion
-    return QueryRequest(limit=10, prefetches=legs, query=fused, filter=own, with_payload=True)
+def _request(question: Named, tenant: str) -> edge.QueryBatchRequest:
+    own = edge.Filter(must=[edge.FieldCondition(key="tenant", match=edge.MatchValue(tenant))])
+    params = {"dense": RESCORED, "sparse": edge.SearchParams(idf=edge.IdfParams(corpus=own))}
+    return edge.QueryBatchRequest(
+        [
+            edge.QueryRequest(
+                limit=LEG,
+                query=edge.Query.Nearest(vector, using=name),
+                filter=own,
+                with_payload=False,
+                params=params[name],
+            )
+            for name, vector in question.items()
+        ]
+    )
 
 
 def main() -> None:
