@@ -46,16 +46,15 @@ class Follower:
         self.puller: Puller
 
     async def prepare(self) -> None:
-        """Set the consumer to one past the stored position."""
+        """Set the consumer to one past the stored position; while that cannot be done, wait longer each time."""
         consumer = self._following.consumer
-        self._position = await self._following.position()
-        self._expected = 1
         try:
+            self._position = await self._following.position()
             await self._jetstream.reset_consumer(consumer.stream.name, consumer.name, self._position + 1)
-        except APIError as error:
-            self.trouble = f"cannot go to sequence {self._position + 1}: {error.description}"
-            log.error("cannot reset", extra={"consumer": consumer.name, "error": self.trouble})
+        except (APIError, EngramError) as error:
+            await self._stumble(error, 0)
             raise TimeoutError(self.trouble) from error
+        self._expected = 1
 
     async def handle(self, batch: Sequence[Msg]) -> None:
         """Apply a batch that continues the log; anything else begins the session anew."""
