@@ -1,0 +1,95 @@
+"""The partitions this process keeps: opened when first needed, written by one thread at a time each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from engram_contracts.errors import EngramError, Unavailable
+from engram_contracts.ids import partition_of
+from engram_graph.store_duckdb import Partition
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READERS = 4
+WRITERS = 2
+
+
+class Partitions:
+    """The files `p<N>.duckdb` in a folder. `trouble` tells which could not be opened, and why."""
+
+    def __init__(self, folder: Path, numbers: Sequence[int], *, memory_limit: str) -> None:
+        self._folder = folder
+        self._numbers = frozenset(numbers)
+        self._memory_limit = memory_limit
+        self._open: dict[int, Partition] = {}
+        self._opening = asyncio.Lock()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="graph-read")
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="graph-write")
+        self.trouble: dict[int, str] = {}
+
+    async def partition(self, number: int) -> Partition:
+        """A partition, open. Raises `Unavailable` when it is another's, or its file cannot be opened."""
+        found = self._open.get(number)
+        if found is not None:
+            return found
+        if number not in self._numbers:
+            raise Unavailable(f"partition {number} is not kept by this instance", retry_after=1)
+        async with self._opening:
+            if number not in self._open:
+                self._open[number] = await self._opened(number)
+            return self._open[number]
+
+    async def read(
+        self,
+        tenant: str,
+        query: Callable[Concatenate[DuckDBPyConnection, str, P], T],
+        *values: P.args,
+        **named: P.kwargs,
+    ) -> T:
+        """Ask the record of a tenant's partition, in a thread; the tenant is always the question's first word."""
+        opened = await self.partition(partition_of(tenant))
+
+        def ask() -> T:
+            with opened.reading() as cursor:
+                return query(cursor, tenant, *values, **named)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, ask)
+
+    async def writing(self, number: int, work: Callable[[Partition], T]) -> T:
+        """Have a thread do something with a partition on the writer's behalf."""
+        opened = await self.partition(number)
+        return await asyncio.get_running_loop().run_in_executor(self._writers, partial(work, opened))
+
+    async def close(self) -> None:
+        """Finish what runs, and close the files."""
+        self._writers.shutdown(wait=False)
+        self._readers.shutdown(wait=False)
+        await asyncio.to_thread(self._close_all)
+
+    def _close_all(self) -> None:
+        self._writers.shutdown()
+        self._readers.shutdown()
+        for opened in self._open.values():
+            opened.close()
+
+    async def _opened(self, number: int) -> Partition:
+        file = self._folder / f"p{number}.duckdb"
+        loop = asyncio.get_running_loop()
+        try:
+            opened = await loop.run_in_executor(
+                self._writers, partial(Partition.open, file, memory_limit=self._memory_limit)
+            )
+        except EngramError as error:
+            self.trouble[number] = error.message
+            raise
+        self.trouble.pop(number, None)
+        return opened

@@ -1,0 +1,246 @@
+"""One partition's record in a DuckDB file: opened by one process, written a batch a transaction.
+
+Rows go in through the client's appender (measured: 17 columns at 10 us a row, against 700 us for `executemany`, and no
+Arrow needed), which is kept open from batch to batch. Readers take a cursor each; they see the last commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from engram_contracts.errors import Unavailable
+from engram_contracts.facts import Thought
+from engram_contracts.memory import Memory
+from engram_graph.draft import withdraw
+from engram_graph.records import Batch, Entry, Found, Named, Row, Triple, Wanted
+from engram_graph.schema import migrate, slot
+from engram_graph.validity import Stretch
+
+TABLES = ("memories", "versions", "nodes", "mentions", "evidence", "edges", "jobs")
+
+_PASSING = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InterruptException)
+"""Errors of the machine rather than of the data: the same may work later."""
+
+_DELETIONS = (
+    ("gone_memories", "DELETE FROM memories WHERE key IN (SELECT unnest($1::BIGINT[]))"),
+    ("gone_links", "DELETE FROM mentions WHERE memory IN (SELECT unnest($1::BIGINT[]))"),
+    ("gone_links", "DELETE FROM evidence WHERE memory IN (SELECT unnest($1::BIGINT[]))"),
+    ("gone_versions", "DELETE FROM versions WHERE memory IN (SELECT unnest($1::BIGINT[]))"),
+    ("gone_nodes", "DELETE FROM nodes WHERE key IN (SELECT unnest($1::BIGINT[]))"),
+    ("dropped_nodes", "DELETE FROM mentions WHERE node IN (SELECT unnest($1::BIGINT[]))"),
+    ("dropped_nodes", "DELETE FROM evidence WHERE source IN (SELECT unnest($1::BIGINT[]))"),
+    ("dropped_nodes", "DELETE FROM evidence WHERE target IN (SELECT unnest($1::BIGINT[]))"),
+    ("dropped_nodes", "DELETE FROM edges WHERE source IN (SELECT unnest($1::BIGINT[]))"),
+    ("dropped_nodes", "DELETE FROM edges WHERE target IN (SELECT unnest($1::BIGINT[]))"),
+)
+"""What a batch removes, by the field of `Batch` that holds the keys. Keys are unique within the file."""
+
+_TRIPLES = """
+(SELECT unnest($1::BIGINT[]) AS source, unnest($2::VARCHAR[]) AS type, unnest($3::BIGINT[]) AS target)
+"""
+_WITHDRAWN_EVIDENCE = """
+UPDATE edges SET evidence = list_filter(evidence, lambda each: NOT list_contains($2::VARCHAR[], each))
+WHERE tenant = $1 AND list_has_any(evidence, $2::VARCHAR[])
+"""
+_CITING = """
+SELECT command, thought FROM jobs
+WHERE thought IS NOT NULL AND tenant = $1
+AND list_bool_or(list_transform($2::VARCHAR[], lambda each: contains(thought, each)))
+"""
+
+
+class Partition:
+    """The record of one log partition. All methods block; one thread may write at a time, many may read."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._root = connection
+        self._connection = connection.cursor()
+        self._writing = threading.Lock()
+        self._appenders: dict[str, Any] = {}  # duckdb.Appender is not exported for annotations at run time
+
+    @classmethod
+    def open(cls, file: Path, *, memory_limit: str) -> Partition:
+        """Open the file, created where there is none. The file's lock makes this process the only one.
+
+        Raises `Unavailable` when another process has it, or it cannot be opened.
+        """
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            connection = duckdb.connect(str(file), config={"threads": 1, "memory_limit": memory_limit})
+            migrate(connection)
+        except duckdb.IOException as error:
+            raise Unavailable(_why(file, error), retry_after=5) from error
+        except (duckdb.Error, ValueError) as error:
+            raise Unavailable(f"{file.name} cannot be used: {error}", retry_after=60) from error
+        return cls(connection)
+
+    def close(self) -> None:
+        """Finish what is being written and let go of the file."""
+        with self._writing:
+            self._appenders.clear()
+            self._connection.close()
+            self._root.close()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor that sees one state of the record, whatever is written meanwhile."""
+        try:
+            with self._root.cursor() as cursor:
+                cursor.execute("BEGIN")
+                yield cursor
+        except _PASSING as error:
+            raise Unavailable(f"the record cannot answer now: {type(error).__name__}", retry_after=1) from error
+
+    def position(self) -> int:
+        """The log sequence up to which the effects are stored; 0 for none."""
+        with self.reading() as cursor:
+            return int(cursor.execute("SELECT sequence FROM watermark").fetchall()[0][0])
+
+    def find(self, wanted: Wanted) -> Found:
+        """What the record holds of what a batch will touch."""
+        with self.reading() as cursor:
+            _, next_memory, next_node = cursor.execute("FROM watermark").fetchall()[0]
+            memories = dict(_memories(cursor, wanted.memories))
+            _add_links(cursor, [memories[name] for name in wanted.linked & memories.keys()])
+            return Found(
+                commands=frozenset(_commands(cursor, wanted.commands)),
+                memories=memories,
+                edges=_edges(cursor, wanted.triples),
+                next_memory=next_memory,
+                next_node=next_node,
+            )
+
+    def write(self, batch: Batch) -> None:
+        """Write a batch and the new position in one transaction; on any error, nothing of it."""
+        with self._writing:
+            connection = self._connection
+            connection.begin()
+            try:
+                _remove(connection, batch)
+                for table in TABLES:
+                    self._append(table, batch.rows.get(table, ()))
+                connection.execute(
+                    "UPDATE watermark SET sequence = $1, next_memory = $2, next_node = $3",
+                    [batch.sequence, batch.next_memory, batch.next_node],
+                )
+                connection.commit()
+            except BaseException as error:
+                self._appenders.clear()
+                with contextlib.suppress(duckdb.Error):
+                    connection.rollback()
+                if isinstance(error, _PASSING):
+                    raise Unavailable(f"the record cannot be written now: {error}", retry_after=1) from error
+                raise
+
+    def _append(self, table: str, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        appender = self._appenders.get(table)
+        if appender is None:
+            appender = self._appenders[table] = self._connection.appender(table)
+        appender.append_rows(rows)
+        appender.flush()
+
+
+def aware(moment: datetime | None) -> datetime | None:
+    """A moment as DuckDB gives it, in UTC."""
+    return None if moment is None else moment.replace(tzinfo=UTC)
+
+
+def _why(file: Path, error: duckdb.Error) -> str:
+    if "lock" in str(error).lower():
+        return f"{file.name} is held by another process; only one graph service may own a partition"
+    return f"{file.name} cannot be opened: {error}"
+
+
+def _slots(names: Iterable[Named]) -> list[int]:
+    return [slot(*name) for name in names]
+
+
+def _hits(cursor: duckdb.DuckDBPyConnection, table: str, slots: Sequence[int]) -> list[int]:
+    """Which slots occur; four bytes a row are scanned, nothing else."""
+    query = f"SELECT DISTINCT slot FROM {table} WHERE slot IN (SELECT unnest($1::UINTEGER[]))"  # noqa: S608  # a table of ours
+    return [row[0] for row in cursor.execute(query, [slots]).fetchall()]
+
+
+def _commands(cursor: duckdb.DuckDBPyConnection, names: frozenset[Named]) -> Iterator[Named]:
+    hits = _hits(cursor, "jobs", _slots(names))
+    if hits:
+        rows = cursor.execute("SELECT tenant, command FROM jobs WHERE slot IN (SELECT unnest($1::UINTEGER[]))", [hits])
+        yield from (name for name in rows.fetchall() if name in names)
+
+
+def _memories(cursor: duckdb.DuckDBPyConnection, names: frozenset[Named]) -> Iterator[tuple[Named, Entry]]:
+    hits = _hits(cursor, "memories", _slots(names)) if names else []
+    if not hits:
+        return
+    query = "SELECT tenant, id, key, record FROM memories WHERE slot IN (SELECT unnest($1::UINTEGER[]))"
+    for tenant, name, key, record in cursor.execute(query, [hits]).fetchall():
+        if (tenant, name) in names:
+            memory = Memory.model_validate_json(record) if record is not None else None
+            yield (tenant, name), Entry(key, name, memory, stored=True, changed=False)
+
+
+def _add_links(cursor: duckdb.DuckDBPyConnection, entries: Sequence[Entry]) -> None:
+    if not entries:
+        return
+    by_key = {entry.key: entry for entry in entries}
+    keys = [list(by_key)]
+    mentions = "SELECT memory, node, origin FROM mentions WHERE memory IN (SELECT unnest($1::BIGINT[]))"
+    for memory, node, origin in cursor.execute(mentions, keys).fetchall():
+        by_key[memory].mentions[node] = origin
+    evidence = "SELECT memory, source, type, target, origin FROM evidence WHERE memory IN (SELECT unnest($1::BIGINT[]))"
+    for memory, source, kind, target, origin in cursor.execute(evidence, keys).fetchall():
+        by_key[memory].evidence[source, kind, target] = origin
+
+
+def _edges(
+    cursor: duckdb.DuckDBPyConnection, triples: Iterable[tuple[str, Triple]]
+) -> Mapping[tuple[str, Triple], list[Stretch]]:
+    owners = {triple: tenant for tenant, triple in triples}
+    found: dict[tuple[str, Triple], list[Stretch]] = {}
+    if not owners:
+        return found
+    query = f"""
+        SELECT source, type, target, weight, valid_from, valid_to, evidence FROM edges
+        JOIN {_TRIPLES} USING (source, type, target) ORDER BY valid_from NULLS FIRST"""  # noqa: S608  # text of ours
+    for source, kind, target, weight, start, end, evidence in cursor.execute(query, _columns(owners)).fetchall():
+        stretch = Stretch(weight=weight, valid_from=aware(start), valid_to=aware(end), evidence=tuple(evidence))
+        found.setdefault((owners[source, kind, target], (source, kind, target)), []).append(stretch)
+    return found
+
+
+def _columns(triples: Iterable[Triple]) -> list[list[Any]]:
+    return [list(column) for column in zip(*triples, strict=True)]
+
+
+def _remove(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+    for name, statement in _DELETIONS:
+        if keys := getattr(batch, name):
+            connection.execute(statement, [keys])
+    for table, triples in (("evidence", batch.cut), ("edges", batch.gone_edges)):
+        if triples:
+            statement = f"""DELETE FROM {table} USING {_TRIPLES} AS gone WHERE {table}.source = gone.source
+                AND {table}.type = gone.type AND {table}.target = gone.target"""  # noqa: S608  # a table of ours
+            connection.execute(statement, _columns(triples))
+    for tenant, memories in batch.withdrawn.items():
+        connection.execute(_WITHDRAWN_EVIDENCE, [tenant, memories])
+        _withdraw_thoughts(connection, tenant, set(memories))
+
+
+def _withdraw_thoughts(connection: duckdb.DuckDBPyConnection, tenant: str, memories: set[str]) -> None:
+    for command, text in connection.execute(_CITING, [tenant, list(memories)]).fetchall():
+        thought = Thought.model_validate(json.loads(text))
+        if any(citation.memory_id in memories for citation in thought.citations):
+            connection.execute(
+                "UPDATE jobs SET thought = $4 WHERE slot = $1 AND tenant = $2 AND command = $3",
+                [slot(tenant, command), tenant, command, withdraw(thought).encode().decode()],
+            )
