@@ -17,6 +17,7 @@ from engram_contracts.messages import Moment, Versioned
 NodeId = Annotated[str, StringConstraints(max_length=320, pattern=r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x1f\x7f]+$")]
 """`type:name`, for example `person:Ann`; type is lower case, the name is kept as written."""
 
+CommandId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 QueryText = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 EdgeType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
@@ -25,7 +26,7 @@ class Command(Versioned):
     """Base of all commands. `accepted_at` is when the door, or whoever publishes, took responsibility."""
 
     op: ClassVar[str]
-    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    id: CommandId
     accepted_at: Moment
     actor: str | None = None
     """Who asked: the id of the key or the subject of the token; for the audit, never for access."""

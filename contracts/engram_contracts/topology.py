@@ -12,6 +12,7 @@ from typing import Literal
 
 from engram_contracts.commands import GRAPH, INGEST, Command, Think
 from engram_contracts.ids import PARTITIONS, partition_of
+from engram_contracts.recovery import SYSTEM, Replay
 from engram_contracts.retry import Retry
 
 DAY = 86_400.0
@@ -80,7 +81,8 @@ KEYS = Bucket(name="engram_keys")
 TENANTS = Bucket(name="engram_tenants")
 SETTINGS = Bucket(name="engram_settings")
 JOBS = Bucket(name="engram_jobs", ttl=7 * DAY)
-BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS)
+REPLAYS = Bucket(name="engram_replays", ttl=30 * DAY)
+BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS, REPLAYS)
 
 # --- lanes: interactive work ahead of bulk work, one tenant out of another's way ---------------------------
 
@@ -113,6 +115,11 @@ def log_subject(tenant: str, event: str) -> str:
 def dead_subject(stage: str, tenant: str) -> str:
     """Where a dead letter lies: `engram.dead.<stage>.<tenant>`."""
     return f"engram.dead.{stage}.{tenant}"
+
+
+def dead_pattern(tenant: str, stage: str = "*") -> str:
+    """The subjects of a tenant's dead letters, of every tenant's for `_system`."""
+    return f"engram.dead.{stage}.{'*' if tenant == SYSTEM else tenant}"
 
 
 def usage_subject(door: str) -> str:
@@ -207,6 +214,11 @@ THINK = tuple(
         linger=0.0, retry=Retry(attempts=6, first=1.0),
     )
 )  # fmt: skip
+REPLAY = Consumer(
+    name="recovery", stream=WORK, filters=(f"engram.work.*.{Replay.op}.*",), batch=1, concurrency=16, ack_wait=5.0,
+    max_ack_pending=256, linger=0.0, retry=Retry(attempts=100_000, first=2.0, factor=1.0),
+)  # fmt: skip
+"""A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
 VECTORS_LOG = _log_consumers("vectors", batch=64)
 GRAPH_LOG = _log_consumers("graph", batch=500)
 METERING_LOG = Consumer(
@@ -219,5 +231,5 @@ METERING_USAGE = Consumer(
 )  # fmt: skip
 
 CONSUMERS = (
-    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, *VECTORS_LOG, *GRAPH_LOG, METERING_LOG, METERING_USAGE,
+    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, REPLAY, *VECTORS_LOG, *GRAPH_LOG, METERING_LOG, METERING_USAGE,
 )  # fmt: skip
