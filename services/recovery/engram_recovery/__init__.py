@@ -1,0 +1,1 @@
+"""Engram's dead letters: looked through, replayed, dropped."""
