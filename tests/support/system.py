@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import subprocess
@@ -132,21 +133,24 @@ def _choose_broker_port(data_dir: Path) -> None:
 
 def _await_ready(process: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
+    while (trouble := _trouble(url)) is not None:
         if process.poll() is not None:
             raise RuntimeError(f"engram serve ended with {process.returncode} before it was ready")
-        if _is_ready(url):
-            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"engram serve was not ready after {READY_SECONDS:g} s: {trouble}")
         time.sleep(0.02)
-    raise TimeoutError(f"engram serve was not ready after {READY_SECONDS:g} s")
 
 
-def _is_ready(url: str) -> bool:
+def _trouble(url: str) -> str | None:
+    """What keeps it from being ready, or `None`."""
     try:
         with urllib.request.urlopen(f"{url}/health/ready", timeout=2.0) as answer:
-            return bool(json.loads(answer.read())["data"]["status"] == "ready")
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+            body = answer.read()
+        return None if json.loads(body)["data"]["status"] == "ready" else body.decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)
 
 
 def _tail(file: Path) -> str:
