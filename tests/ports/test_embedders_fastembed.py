@@ -21,8 +21,8 @@ from support.tiny_onnx import write_model
 TEXTS = ["the cat sat", "dog in the park ran by"]
 
 
-async def vectors_of(folder: Path, **how: object) -> np.ndarray:
-    model = await FastembedModel.open(path=folder, cache_dir=folder, **how)
+async def vectors_of(folder: Path, *, dimension: int | None = None) -> np.ndarray:
+    model = await FastembedModel.open(path=folder, cache_dir=folder, dimension=dimension)
     try:
         return (await model.embed(TEXTS)).vectors
     finally:

@@ -47,4 +47,5 @@ def normalised(rows: Vectors) -> Vectors:
     """The rows at length 1; a row of zeros stays as it is."""
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     lengths[lengths == 0] = 1
-    return (rows / lengths[:, np.newaxis]).astype(np.float32)
+    unit: Vectors = (rows / lengths[:, np.newaxis]).astype(np.float32)
+    return unit

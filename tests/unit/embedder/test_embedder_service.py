@@ -7,7 +7,7 @@ import pytest
 
 from engram_contracts.commands import INGEST
 from engram_contracts.errors import Rejected
-from engram_contracts.questions import EmbedQuery
+from engram_contracts.questions import EmbedQuery, QueryVectors
 from engram_contracts.topology import EMBED_BULK, EMBED_NOW, SETTINGS
 from engram_embedder.guard import KEY
 from engram_embedder.service import open_service
@@ -29,6 +29,7 @@ async def test_by_default_it_answers_queries_and_takes_all_lanes(tmp_path: Path)
     assert service.name == "embedder"
     assert [taking.consumer for taking in service.takes] == [*EMBED_NOW, *EMBED_BULK]
     assert all(taking.commands == INGEST for taking in service.takes)
+    assert isinstance(vectors, QueryVectors)
     assert vectors.model == "static/wordllama-256@256"
     assert check.ok
 

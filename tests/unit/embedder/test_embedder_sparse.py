@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import UTC, datetime
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from engram_embedder import sparse as sparse_module
 from engram_embedder.sparse import SparseEncoder, date_words
 from engram_embedder.stems import Stems, words
 
+Form = Literal["NFC", "NFD", "NFKC"]
 ENCODER = SparseEncoder(Stems())
 SUNDAY = datetime(2023, 5, 7, 13, 56, tzinfo=UTC)
 
@@ -43,7 +45,7 @@ def test_the_same_text_always_gives_the_same_vector(text: str) -> None:
 
 
 @given(st.text(max_size=200), st.sampled_from(["NFC", "NFD", "NFKC"]))
-def test_unicode_forms_of_a_text_give_the_same_vector(text: str, form: str) -> None:
+def test_unicode_forms_of_a_text_give_the_same_vector(text: str, form: Form) -> None:
     lowered = text.lower()
 
     assert ENCODER.query(unicodedata.normalize(form, lowered)) == ENCODER.query(lowered)
