@@ -14,7 +14,7 @@ from engram_contracts.events import Event
 from engram_contracts.messages import Message
 from engram_contracts.questions import Pong, Question
 from engram_contracts.topology import Bucket, Stream
-from engram_runtime.bus import Appended, Entry, Stored
+from engram_runtime.bus import Appended, Archive, Entry, Stored
 
 R = TypeVar("R", bound=Message)
 E = TypeVar("E", bound=Event)
@@ -25,6 +25,7 @@ class MemoryBucket:
     """A key-value bucket in memory."""
 
     entries: dict[str, bytes] = field(default_factory=dict)
+    revisions: dict[str, int] = field(default_factory=dict)
     watchers: list[asyncio.Queue[tuple[str, bytes | None]]] = field(default_factory=list)
 
     async def get(self, key: str) -> bytes | None:
@@ -32,7 +33,7 @@ class MemoryBucket:
 
     async def put(self, key: str, value: bytes) -> None:
         self.entries[key] = value
-        self._tell(key, value)
+        self._changed(key, value)
 
     async def create(self, key: str, value: bytes) -> bool:
         if key in self.entries:
@@ -42,7 +43,7 @@ class MemoryBucket:
 
     async def delete(self, key: str) -> None:
         if self.entries.pop(key, None) is not None:
-            self._tell(key, None)
+            self._changed(key, None)
 
     async def watch(self) -> AsyncIterator[tuple[str, bytes | None] | None]:
         changes: asyncio.Queue[tuple[str, bytes | None]] = asyncio.Queue()
@@ -53,7 +54,18 @@ class MemoryBucket:
         while True:
             yield await changes.get()
 
-    def _tell(self, key: str, value: bytes | None) -> None:
+    async def entry(self, key: str) -> tuple[bytes, int] | None:
+        value = self.entries.get(key)
+        return None if value is None else (value, self.revisions.get(key, 0))
+
+    async def update(self, key: str, value: bytes, revision: int) -> int | None:
+        if self.revisions.get(key, 0) != revision:
+            return None
+        await self.put(key, value)
+        return self.revisions[key]
+
+    def _changed(self, key: str, value: bytes | None) -> None:
+        self.revisions[key] = self.revisions.get(key, 0) + 1
         for watcher in self.watchers:
             watcher.put_nowait((key, value))
 
@@ -121,6 +133,9 @@ class RecordingBus:
             return None
         entry = self.entries[sequence - 1]
         return Stored(subject=entry.subject, body=entry.body, id=entry.id, at=datetime.now(UTC))
+
+    def archive(self, stream: Stream) -> Archive:
+        raise NotImplementedError(f"looking through {stream.name} needs a real broker")
 
     def _append(self, entry: Entry) -> Appended:
         known = self.sequences.get(entry.id)
