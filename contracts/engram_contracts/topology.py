@@ -221,6 +221,11 @@ REPLAY = Consumer(
 """A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
 VECTORS_LOG = _log_consumers("vectors", batch=64)
 GRAPH_LOG = _log_consumers("graph", batch=500)
+EXTRACT_LOG = Consumer(
+    name="reasoner-extract", stream=LOG, filters=("engram.log.*.*.remembered",), batch=8, ack_wait=300.0,
+    max_ack_pending=32, linger=0.05, ack_all=True,
+)  # fmt: skip
+"""Worked off only where `reasoner.extract` is on; otherwise it lags, and that is no trouble."""
 METERING_LOG = Consumer(
     name="metering", stream=LOG, filters=("engram.log.>",), batch=500, ack_wait=30.0,
     max_ack_pending=4_000, linger=0.2, ack_all=True,
@@ -231,5 +236,6 @@ METERING_USAGE = Consumer(
 )  # fmt: skip
 
 CONSUMERS = (
-    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, REPLAY, *VECTORS_LOG, *GRAPH_LOG, METERING_LOG, METERING_USAGE,
+    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, REPLAY, *VECTORS_LOG, *GRAPH_LOG, EXTRACT_LOG,
+    METERING_LOG, METERING_USAGE,
 )  # fmt: skip
