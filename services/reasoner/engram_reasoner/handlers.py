@@ -1,0 +1,123 @@
+"""What the reasoner does with each message, as plain typed methods."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import cast
+
+from engram_contracts.commands import Command, Think
+from engram_contracts.errors import Conflict, EngramError
+from engram_contracts.events import Thinking
+from engram_contracts.facts import Thought
+from engram_contracts.questions import FindJob, Recall, Recollection
+from engram_contracts.topology import LOG, log_subject
+from engram_reasoner.context import pack
+from engram_reasoner.ports import Answer, Inquiry, Thinker
+from engram_runtime.bus import Appended, Bus, Entry
+from engram_runtime.service import Delivery, Outcome
+
+log = logging.getLogger(__name__)
+
+RECALL_SECONDS = 2.0
+RECORD_SECONDS = 0.5
+
+
+class Handlers:
+    """Answers questions: recall, pack, think, append. `slots` bounds how many thinkers are busy at once."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        thinker: Thinker,
+        slots: asyncio.Semaphore,
+        *,
+        context_tokens: int,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._bus = bus
+        self._thinker = thinker
+        self._context_tokens = context_tokens
+        self._slots = slots
+        self._now = now
+
+    async def think(self, deliveries: Sequence[Delivery[Command]]) -> Sequence[Outcome]:
+        """Answer questions, each on its own. A repeat gives the first answer again, once the record holds it."""
+        return await asyncio.gather(*(self._outcome(delivery) for delivery in deliveries))
+
+    async def _outcome(self, delivery: Delivery[Command]) -> Outcome:
+        command = cast(Think, delivery.message)
+        try:
+            thought = await self._recorded(delivery.tenant, command) or await self._think(delivery, command)
+            await self._announce(delivery.tenant, thought)
+        except EngramError as error:
+            return error
+        return None
+
+    async def _recorded(self, tenant: str, command: Think) -> Thought | None:
+        """The answer given before, so that a repeat does not cost another; `None` where it cannot be told."""
+        try:
+            job = await self._bus.ask(FindJob(tenant=tenant, command=command.id), within=RECORD_SECONDS)
+        except EngramError:
+            return None
+        return job.found.thought if job.found else None
+
+    async def _think(self, delivery: Delivery[Command], command: Think) -> Thought:
+        recall = Recall(
+            tenant=delivery.tenant, query=command.question, limit=command.limit, filters=command.filters,
+            deadline_ms=int(RECALL_SECONDS * 1000),
+        )  # fmt: skip
+        recollection = await self._bus.ask(recall, within=RECALL_SECONDS)
+        inquiry = Inquiry(
+            question=command.question,
+            context=pack(recollection.hits, budget=self._context_tokens),
+            asked_at=command.accepted_at,
+            model=command.model,
+        )
+        async with self._slots:
+            answer = await self._thinker.answer(inquiry)
+        return await self._append(delivery, self._thought(command, recollection, answer))
+
+    def _thought(self, command: Think, recollection: Recollection, answer: Answer) -> Thought:
+        return Thought(
+            command=command.id,
+            accepted_at=command.accepted_at,
+            at=self._now(),
+            actor=command.actor,
+            question=command.question,
+            answer=answer.text,
+            mode=answer.mode,
+            model=answer.model,
+            citations=answer.citations,
+            use=answer.use,
+            degraded=(*recollection.degraded, *answer.degraded),
+        )
+
+    async def _append(self, delivery: Delivery[Command], thought: Thought) -> Thought:
+        """Put the thought on the LOG; the one that counts, which is the first of this command."""
+        entry = Entry(
+            subject=log_subject(delivery.tenant, Thought.event),
+            body=thought.encode(),
+            id=thought.command,
+            correlation=delivery.correlation,
+        )
+        outcome = (await self._bus.append([entry]))[0]
+        if not isinstance(outcome, Appended):
+            raise outcome
+        first = await self._bus.read(LOG, outcome.sequence) if outcome.duplicate else None
+        if first is None:
+            return thought
+        if first.subject != entry.subject:
+            raise Conflict(f"command {thought.command} was used before; give the question an id of its own")
+        return Thought.model_validate_json(first.body)
+
+    async def _announce(self, tenant: str, thought: Thought) -> None:
+        """Tell who listens. The thought is on the LOG by now, so a broker that is away is no failure."""
+        try:
+            await self._bus.emit(tenant, Thinking(thought=thought))
+        except EngramError as error:
+            log.warning(
+                "thought not announced", extra={"tenant": tenant, "command": thought.command, "why": error.code}
+            )
