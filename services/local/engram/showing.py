@@ -37,14 +37,16 @@ def recollection(answer: dict[str, Any]) -> None:
     degraded(meta.get("degraded") or [])
 
 
-def thought(data: dict[str, Any]) -> None:
-    """An answer with its citations."""
+def thought(data: dict[str, Any], memories: dict[str, dict[str, Any]] | None = None) -> None:
+    """An answer with its citations: the memories themselves where they are given, else their ids."""
     if "answer" not in data:
         console.print(f"[yellow]still on its way[/]  job {data['job']}")
         return
     console.print(escape(data["answer"]))
     for number, citation in enumerate(data["citations"], 1):
-        console.print(f"  [dim]\\[{number}] {citation['memory_id']}  {escape(citation['quote'][:100])}[/]")
+        memory = (memories or {}).get(citation["memory_id"])
+        said = _line(memory) if memory else f"{citation['memory_id']}  {escape(citation['quote'][:100])}"
+        console.print(f"  [dim]\\[{number}] {said}[/]")
     console.print(f"[dim]{data['mode']}{' ' + data['model'] if data.get('model') else ''}[/]")
     degraded(data.get("degraded") or [])
 
@@ -128,10 +130,14 @@ def status(state: dict[str, Any]) -> None:
     streams = Table("stream", "messages", "MiB", "last", title="streams", title_justify="left")
     for row in state["streams"]:
         streams.add_row(row["name"], f"{row['messages']:,}", f"{row['bytes'] / 2**20:.1f}", str(row["last"]))
-    lagging = Table("consumer", "waiting", "in hand", "redelivered", title="consumers with work", title_justify="left")
+    lagging = Table(
+        "consumer", "waiting", "in hand", "redelivered", "pulls", title="consumers with work", title_justify="left"
+    )
     for row in state["consumers"]:
         if row["waiting"] or row["in_hand"] or row["redelivered"]:
-            lagging.add_row(row["name"], f"{row['waiting']:,}", f"{row['in_hand']:,}", f"{row['redelivered']:,}")
+            lagging.add_row(
+                row["name"], f"{row['waiting']:,}", f"{row['in_hand']:,}", f"{row['redelivered']:,}", str(row["pulls"])
+            )
     workers = Table("service", "pid", "up", "MiB", "CPU s", "ready", title="workers", title_justify="left")
     for pong in state["workers"]:
         workers.add_row(
@@ -165,7 +171,8 @@ def waiting(text: str) -> AbstractContextManager[object]:
 def progress(total: int, name: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar that the yielded function advances."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, disable=quiet or not errors.is_terminal) as bar:
         task = bar.add_task(escape(name), total=total)
         yield lambda done: bar.advance(task, done)
 
