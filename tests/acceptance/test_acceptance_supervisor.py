@@ -13,10 +13,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from nats.errors import Error as NatsError
 
 from engram.settings import Settings
 from engram.supervisor import Supervisor
 from engram_contracts.errors import Conflict
+from engram_runtime.nats_bus import NatsBus, open_bus
 from support.system import System, embedded_system
 
 BACK_WITHIN = 3.0
@@ -70,14 +72,15 @@ async def get(session: aiohttp.ClientSession, path: str) -> Any:
         return (await answer.json())["data"]
 
 
-async def seconds_until_back(system: System, session: aiohttp.ClientSession, name: str, old: int) -> float:
-    """From now until the process runs under another id and the whole system says it is ready."""
+async def seconds_until_back(system: System, bus: NatsBus, name: str, old: int) -> float:
+    """From now until every process that is to run says on the bus that it is ready, this one under another id."""
     began = time.monotonic()
     while time.monotonic() - began < READY_WITHIN:
-        with suppress(*TRY_AGAIN):
-            if system.pids[name] != old and (await get(session, "/health/ready"))["status"] == "ready":
+        with suppress(NatsError):
+            ready = {pong.pid for pong in await bus.ping_all(within=0.1) if pong.ready}
+            pids = system.pids
+            if pids[name] != old and {pid for service, pid in pids.items() if service != "nats"} <= ready:
                 return time.monotonic() - began
-        await asyncio.sleep(0.02)
     raise AssertionError(f"{name} is not back after {READY_WITHIN:g} s\n{system.logs()}")
 
 
@@ -113,7 +116,7 @@ def test_it_idles_in_little_memory(system: System) -> None:
 
 
 async def test_every_process_that_is_killed_comes_back_and_nothing_accepted_is_missing(system: System) -> None:
-    async with client(system) as session:
+    async with client(system) as session, open_bus(system.nats, name="engram-tests") as bus:
         writer = Writer(session)
         writing = asyncio.create_task(writer.write())
         took = {}
@@ -121,7 +124,7 @@ async def test_every_process_that_is_killed_comes_back_and_nothing_accepted_is_m
             count = len(writer.jobs)
             old = system.pids[name]
             os.kill(old, signal.SIGKILL)
-            took[name] = await seconds_until_back(system, session, name, old)
+            took[name] = await seconds_until_back(system, bus, name, old)
             await until(lambda count=count: len(writer.jobs) > count + 20)
         writing.cancel()
 
