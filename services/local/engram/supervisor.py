@@ -29,6 +29,7 @@ BEHIND = {"graph": 5, "metering": 5}
 """Followers that may lag under load give way to what clients wait for."""
 
 PRELOADED = ("numpy", "engram_runtime.host", "engram_contracts.topology")
+LOCK_SECONDS = 3.0
 READY_SECONDS = 60.0
 MOST_STARTS = 5
 """So often a process may be started before the system is ready."""
@@ -239,12 +240,19 @@ def _preload() -> None:
 
 
 def _lock(file: Path) -> IO[str]:
+    """The lock on the data directory; the children of a supervisor that was killed hold it until they have ended."""
     handle = file.open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise Conflict(f"another Engram runs on {str(file.parent)!r}; stop it or choose another --data-dir") from None
-    return handle
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                where = str(file.parent)
+                raise Conflict(f"another Engram runs on {where!r}; stop it or choose another --data-dir") from None
+            time.sleep(0.05)
+        else:
+            return handle
 
 
 def _not_ready(host: str, port: int) -> object | None:
