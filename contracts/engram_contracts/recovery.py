@@ -104,7 +104,7 @@ class ListDead(Question[DeadPage]):
 
 
 Age = Literal["hour", "day", "week", "older"]
-GroupKey = Literal["code", "stage", "tenant", "age"]
+GroupKey = Literal["code", "error", "stage", "tenant", "age"]
 
 
 class DeadGroup(Message):
@@ -134,7 +134,7 @@ class GroupDead(Question[DeadGroups]):
     service, verb, Reply = "recovery", "group-dead", DeadGroups
     tenant: TenantOrSystem
     filter: DeadFilter = DeadFilter()
-    by: tuple[GroupKey, ...] = Field(default=("code", "stage", "tenant", "age"), min_length=1, max_length=4)
+    by: tuple[GroupKey, ...] = Field(default=("code", "stage", "tenant", "age"), min_length=1, max_length=5)
 
 
 class DeadDetail(Message):

@@ -1,0 +1,24 @@
+"""Settings of recovery."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from engram_runtime.settings import Common, Section
+
+
+class RecoverySettings(Section):
+    """How the dead letters are looked after.
+
+    `count_seconds` is the pause between two counts for the metrics; `most_looked_at` bounds the dead letters that one
+    question looks at.
+    """
+
+    count_seconds: float = Field(default=5.0, gt=0)
+    most_looked_at: int = Field(default=100_000, ge=1_000)
+
+
+class Settings(Common):
+    """What a recovery process knows."""
+
+    recovery: RecoverySettings = RecoverySettings()
