@@ -72,7 +72,7 @@ GROUP BY ALL ORDER BY ALL
 
 
 @contextlib.asynccontextmanager
-async def open_ledger(file: Path, *, memory_mb: int = 256) -> AsyncIterator[DuckLedger]:
+async def open_ledger(file: Path, *, memory_mb: int = 128) -> AsyncIterator[DuckLedger]:
     """The ledger in `file`, created where there is none; closing finishes what is being written.
 
     Raises `Unavailable` when another process holds the file, or it cannot be opened.

@@ -10,7 +10,7 @@ from engram_runtime.settings import Common, Section
 class MeteringSettings(Section):
     """How the ledger runs. `memory_mb` bounds what DuckDB may hold in memory."""
 
-    memory_mb: int = Field(default=256, ge=64)
+    memory_mb: int = Field(default=128, ge=64)
 
 
 class Settings(Common):
