@@ -75,9 +75,9 @@ class Fold:
         head = head_of(delivery.tenant, fact.memory.id)
         known = self._known(head)
         if known is None:
-            entry = self._entry(delivery, fact.memory, fact.embedding.chunks, reach=0)
+            entry = self._entry(delivery, fact.memory, fact.embedding.chunks, known)
             self._drafts[head] = Draft(delivery.tenant, entry, fact.embedding.chunks)
-        elif known.memory is not None and delivery.sequence <= known.log_sequence:
+        elif known.memory is not None and delivery.sequence == known.born:
             self._write(delivery.tenant, head, known, fact.embedding)
         return None
 
@@ -86,34 +86,40 @@ class Fold:
             return refusal
         head = head_of(delivery.tenant, fact.memory_id)
         known = self._known(head)
-        replayed = known is not None and delivery.sequence <= known.log_sequence
-        if known is None or known.memory is None:
-            return None if replayed else NotFound(f"the index holds no memory {fact.memory_id!r} to revise")
-        if replayed:
-            self._write(delivery.tenant, head, known, fact.embedding)
-        elif known.command != fact.command:
-            return self._renew(delivery, head, known, fact)
-        return None
-
-    def _renew(self, delivery: Delivery[Fact], head: str, known: Entry, fact: Revised) -> Outcome:
-        assert known.memory is not None
+        if known is None or delivery.sequence < known.born:
+            return NotFound(f"the index holds no memory {fact.memory_id!r} to revise")
+        if known.memory is None:
+            return self._too_late(delivery, known, fact)
         try:
-            memory = revised(known.memory, fact)
+            entry = self._renewed(delivery, known, known.memory, fact)
         except ValidationError as error:
             return Rejected(f"the changes to memory {fact.memory_id!r} are not valid: {error}")
-        if fact.embedding is None:
-            update = {"memory": memory, "command": fact.command, "log_sequence": delivery.sequence}
-            entry = known.model_copy(update={**update, "indexed_at": self._now})
-        else:
-            entry = self._entry(delivery, memory, fact.embedding.chunks, reach=known.reach)
-        self._write(delivery.tenant, head, entry, fact.embedding)
+        if entry is not None:
+            self._write(delivery.tenant, head, entry, fact.embedding)
         return None
+
+    def _too_late(self, delivery: Delivery[Fact], known: Entry, fact: Revised) -> Outcome:
+        if delivery.sequence < known.log_sequence:
+            return None
+        return NotFound(f"memory {fact.memory_id!r} was forgotten and cannot be revised")
+
+    def _renewed(self, delivery: Delivery[Fact], known: Entry, old: Memory, fact: Revised) -> Entry | None:
+        """What to write: the entry with the changes made, as it is for a replay, nothing for a repeat."""
+        memory = revised(old, fact)
+        if delivery.sequence <= known.log_sequence:
+            return known
+        if fact.command == known.command:
+            return None
+        if fact.embedding is not None:
+            return self._entry(delivery, memory, fact.embedding.chunks, known)
+        update = {"memory": memory, "command": fact.command, "log_sequence": delivery.sequence}
+        return known.model_copy(update={**update, "indexed_at": self._now})
 
     def _forget(self, delivery: Delivery[Fact], fact: Forgotten) -> Outcome:
         head = head_of(delivery.tenant, fact.memory_id)
         known = self._known(head)
         if known is None or delivery.sequence > known.log_sequence:
-            known = self._entry(delivery, None, (), reach=known.reach if known else 1)
+            known = self._entry(delivery, None, (), known)
         self._drafts[head] = Draft(delivery.tenant, known.model_copy(update={"memory": None, "spans": ()}))
         return None
 
@@ -121,14 +127,17 @@ class Fold:
         draft = self._drafts.get(head)
         return draft.entry if draft else self._entries.get(head)
 
-    def _entry(self, delivery: Delivery[Fact], memory: Memory | None, chunks: Sequence[Chunk], *, reach: int) -> Entry:
+    def _entry(
+        self, delivery: Delivery[Fact], memory: Memory | None, chunks: Sequence[Chunk], known: Entry | None
+    ) -> Entry:
         return Entry(
             memory=memory,
             command=delivery.message.command,
             log_sequence=delivery.sequence,
+            born=known.born if known else delivery.sequence,
             indexed_at=self._now,
             spans=spans_of(chunks),
-            reach=max(reach, len(chunks)),
+            reach=max(known.reach if known else 0, len(chunks)),
         )
 
     def _write(self, tenant: str, head: str, entry: Entry, embedding: Embedding | None) -> None:
@@ -174,8 +183,9 @@ def dimension_of(model: str) -> int:
 
 def _is_sound(chunk: Chunk, dimension: int) -> bool:
     indices = chunk.sparse.indices
+    bounded = not indices or (indices[0] >= 0 and indices[-1] < 2**32)
     ascending = all(map(int.__lt__, indices, indices[1:]))
-    return len(chunk.dense) == 2 * dimension and len(indices) == len(chunk.sparse.values) and ascending
+    return len(chunk.dense) == 2 * dimension and len(indices) == len(chunk.sparse.values) and bounded and ascending
 
 
 def _add(changes: Changes, head: str, draft: Draft) -> None:

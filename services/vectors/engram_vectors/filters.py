@@ -21,11 +21,13 @@ TERMS = "terms"
 AT = "at"
 EXPIRES = "expires"
 
+NOTHING = "nothing"
+"""A token that no memory has, for a filter that leaves no choice."""
 SCOPES = ("user_id", "agent_id", "session_id", "speaker", "kind")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
-WHITESPACE = re.compile(r"\s")
+SPECIAL = re.compile(r"[\s%]")
 as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -73,19 +75,20 @@ def microseconds(moment: datetime) -> int:
 
 
 def terms(memory: MemoryFields) -> str:
-    """A memory's tokens. A list in metadata gives one token per element, any of which can be asked for."""
+    """A memory's tokens. Metadata that is a list gives none: filters ask for equality with one value."""
     found = [f"{name}={value}" for name in SCOPES if (value := getattr(memory, name)) is not None]
     if memory.tags:
         found += [f"tag={tag}" for tag in memory.tags]
     if memory.metadata:
         found += _metadata_terms(memory.metadata)
     text = " ".join(found)
-    return text if len(text.split()) == len(found) else " ".join(map(as_token, found))
+    plain = len(text.split()) == len(found) and "%" not in text
+    return text if plain else " ".join(map(as_token, found))
 
 
 def as_token(text: str) -> str:
-    """The text as one word: whitespace becomes its code point between control characters."""
-    return WHITESPACE.sub(lambda found: f"\x1f{ord(found[0]):x}\x1f", text)
+    """The text as one word: whitespace and `%` become their code points (`%20;`)."""
+    return SPECIAL.sub(lambda found: f"%{ord(found[0]):x};", text)
 
 
 def _conditions(filters: Filters) -> Iterator[Condition]:
@@ -93,7 +96,7 @@ def _conditions(filters: Filters) -> Iterator[Condition]:
         value = getattr(filters, name)
         if value is not None:
             values = (value,) if isinstance(value, str) else value
-            yield Match(TERMS, tuple(as_token(f"{name}={each}") for each in values))
+            yield Match(TERMS, tuple(as_token(f"{name}={each}") for each in values) or (NOTHING,))
     for text in (*(f"tag={tag}" for tag in filters.tags), *_metadata_terms(filters.metadata)):
         yield Match(TERMS, (as_token(text),))
     if filters.after is not None or filters.before is not None:
@@ -106,8 +109,8 @@ def _or_none(moment: datetime | None) -> int | None:
 
 def _metadata_terms(metadata: Mapping[str, Any]) -> Iterator[str]:
     for key, value in metadata.items():
-        for each in value if isinstance(value, list) else (value,):
-            yield f"meta.{key}={as_json(_equal_numbers_alike(each))}"
+        if not isinstance(value, list):
+            yield f"meta.{key}={as_json(_equal_numbers_alike(value))}"
 
 
 def _equal_numbers_alike(value: object) -> object:

@@ -27,13 +27,15 @@ Payload = dict[str, Any]
 class Entry(Message):
     """What the index knows of a memory, kept as JSON on its first point; without a `memory` it was forgotten.
 
-    `log_sequence` and `command` are of the last fact that changed it. `spans` are the chunks of a memory that has
-    several, as characters of the content. `reach` is the largest number of chunks it ever had.
+    `log_sequence` and `command` are of the last fact that changed it, `born` is the log sequence of its first.
+    `spans` are the chunks of a memory that has several, as characters of the content. `reach` is the largest number
+    of chunks it ever had.
     """
 
     memory: Memory | None = None
     command: str
     log_sequence: int
+    born: int
     indexed_at: Moment
     spans: tuple[tuple[int, int], ...] = ()
     reach: int = 1

@@ -1,0 +1,309 @@
+"""Recall over a real index in this process, with embedder and graph as the test wants them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engram_contracts.errors import Rejected, Unavailable
+from engram_contracts.facts import Fact
+from engram_contracts.memory import Filters
+from engram_contracts.questions import (
+    Activate,
+    Activated,
+    CountIndexed,
+    EmbedQuery,
+    FindIndexed,
+    QueryVectors,
+    Recall,
+    Recollection,
+)
+from engram_runtime.service import Delivery
+from engram_vectors.filters import Wanted
+from engram_vectors.handlers import Handlers
+from engram_vectors.index_edge import open_edge
+from engram_vectors.ports import Candidates, Probe
+from engram_vectors.positions import Positions
+from engram_vectors.positions_file import FilePositions
+from engram_vectors.ranking import Weights
+from engram_vectors.recalling import Recaller
+from support.memories import MODEL, START, chunk, embedding, forgotten, memory, memory_id, remembered, revised
+from support.recording_bus import RecordingBus
+from support.toy_index import ToyIndex
+
+NOW = START + timedelta(days=30)
+
+
+class Room:
+    """The service's handlers over an index, and the bus they speak to."""
+
+    def __init__(self, index: Any, folder: Path) -> None:
+        self.bus = RecordingBus()
+        self.now = NOW
+        self.index = index
+        recaller = Recaller(index, self.bus, weights=Weights(), candidates=50)
+        positions = Positions(index, FilePositions(folder / "positions.json"))
+        self.handlers = Handlers(index, positions, recaller, self.bus, now=lambda: self.now)
+        self.query_is(0, 1)
+        self.graph_brings()
+
+    def query_is(self, direction: int, *words: int, model: str = MODEL) -> None:
+        """Every query has these vectors."""
+        like = chunk(direction, words)
+        self.bus.answers[EmbedQuery] = always(QueryVectors(model=model, dense=like.dense, sparse=like.sparse))
+
+    def graph_brings(self, *found: tuple[int, float], paths: Sequence[tuple[str, ...]] = ()) -> None:
+        """Every activation reaches these memories, so strongly."""
+        ids = tuple(memory_id(number) for number, _ in found)
+        strengths = tuple(strength for _, strength in found)
+        self.bus.answers[Activate] = always(Activated(memory_ids=ids, activations=strengths, paths=tuple(paths)))
+
+    async def keep(self, *facts: Delivery[Fact]) -> None:
+        assert await self.handlers.apply(facts) == [None] * len(facts)
+
+    async def recall(self, **how: Any) -> Recollection:
+        return await self.handlers.recall(Recall(**{"tenant": "acme", "query": "hello", **how}))
+
+    async def numbers(self, **how: Any) -> list[int]:
+        """Which memories are recalled, in order."""
+        by_id = {memory_id(number): number for number in range(100)}
+        return [by_id[hit.memory.id] for hit in (await self.recall(**how)).hits]
+
+
+def always(answer: Any) -> Callable[[Any], Awaitable[Any]]:
+    async def give(_: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return give
+
+
+async def never(_: Any) -> Any:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    async with open_edge(tmp_path / "index") as index:
+        await index.prepare(MODEL, 8)
+        yield Room(index, tmp_path)
+
+
+async def test_what_is_remembered_can_be_recalled(room: Room) -> None:
+    await room.keep(remembered(1, memory(1, "hello world", tags=("x",)), embedding(chunk(0, [1]))))
+
+    answer = await room.recall()
+
+    assert [hit.memory for hit in answer.hits] == [memory(1, "hello world", tags=("x",))]
+    assert (answer.hits[0].score, answer.hits[0].legs) == (1.0, ("dense", "sparse"))
+    assert (answer.degraded, answer.hits[0].explain, answer.stages_ms) == ((), None, None)
+
+
+async def test_both_legs_and_the_graph_decide_together(room: Room) -> None:
+    await room.keep(
+        remembered(1, memory(1), embedding(chunk(0, [1]))),
+        remembered(2, memory(2), embedding(chunk(0, [2]))),
+        remembered(3, memory(3), embedding(chunk(3, [3]))),
+    )
+    room.graph_brings((3, 2.0), (2, 1.0), paths=(("person:Ann",), ()))
+
+    answer = await room.recall(explain=True)
+
+    assert [hit.memory.id for hit in answer.hits] == [memory_id(n) for n in (1, 2, 3)]
+    for hit in answer.hits:
+        assert hit.explain is not None
+        assert sum(hit.explain.parts.values()) == pytest.approx(hit.score, abs=1e-9)
+    assert answer.hits[2].explain is not None
+    assert answer.hits[2].explain.path == ("person:Ann",)
+    assert answer.hits[2].explain.raw["graph"] == 2.0
+    assert set(answer.stages_ms or {}) == {"embed", "graph", "search", "rank", "fetch"}
+    assert answer.took_ms > 0
+
+
+async def test_the_limit_holds(room: Room) -> None:
+    await room.keep(*(remembered(n, memory(n), embedding(chunk(n, [1]))) for n in range(1, 31)))
+
+    assert len((await room.recall(limit=7)).hits) == 7
+
+
+async def test_a_long_memory_comes_once_with_the_stretch_that_matched(room: Room) -> None:
+    content = "first part. second part."
+    chunks = (chunk(0, [1], start=0, end=11), chunk(4, [2], start=12, end=24))
+    await room.keep(remembered(1, memory(1, content), embedding(*chunks)), remembered(2, memory(2)))
+    room.query_is(4, 2)
+
+    answer = await room.recall()
+
+    assert [hit.memory.id for hit in answer.hits] == [memory_id(1), memory_id(2)]
+    assert [hit.excerpt for hit in answer.hits] == ["second part.", None]
+
+
+async def test_no_other_tenants_memory_is_recalled_found_or_counted(room: Room) -> None:
+    await room.keep(remembered(1, memory(1), tenant="b"), remembered(2, memory(2), tenant="b"))
+    room.graph_brings((1, 1.0), (2, 1.0))
+
+    assert await room.numbers(tenant="acme") == []
+    assert (await room.handlers.find(FindIndexed(tenant="acme", memory_id=memory_id(1)))).found is None
+    assert (await room.handlers.count(CountIndexed(tenant="acme"))).memories == 0
+    assert (await room.handlers.count(CountIndexed(tenant="b"))).memories == 2
+
+
+async def test_what_the_graph_alone_brings_passes_the_same_filters(room: Room) -> None:
+    noise = [remembered(n, memory(n), embedding(chunk(0, [1]))) for n in range(10, 80)]
+    await room.keep(
+        *noise,
+        remembered(80, memory(1, user_id="ann"), embedding(chunk(4, [5]))),
+        remembered(81, memory(2, user_id="bob"), embedding(chunk(4, [5]))),
+        remembered(82, memory(3, user_id="ann", expires_at=NOW), embedding(chunk(4, [5]))),
+    )
+    room.graph_brings((1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0))
+
+    unfiltered = await room.numbers(limit=100)
+    filtered = await room.numbers(limit=100, filters=Filters(user_id="ann"))
+
+    assert {1, 2} <= set(unfiltered)
+    assert filtered == [1]
+    assert not {3, 4} & set(unfiltered)
+
+
+async def test_an_expired_memory_is_no_longer_recalled(room: Room) -> None:
+    await room.keep(remembered(1, memory(1, expires_at=NOW)), remembered(2, memory(2)))
+
+    room.now = NOW - timedelta(microseconds=1)
+    before = await room.numbers()
+    room.now = NOW
+    after = await room.numbers()
+
+    assert (set(before), after) == ({1, 2}, [2])
+
+
+async def test_without_the_graph_the_answer_is_fused_from_the_rest_and_says_so(room: Room) -> None:
+    await room.keep(remembered(1, memory(1)))
+    room.bus.answers[Activate] = always(Unavailable("graph is not running"))
+
+    answer = await room.recall()
+
+    assert len(answer.hits) == 1
+    assert len(answer.degraded) == 1
+    assert answer.degraded[0].startswith("graph: unavailable after ")
+
+
+async def test_without_the_embedder_the_graph_alone_answers(room: Room) -> None:
+    await room.keep(remembered(1, memory(1)), remembered(2, memory(2)))
+    del room.bus.answers[EmbedQuery]
+    room.graph_brings((2, 1.0))
+
+    answer = await room.recall()
+
+    assert [(hit.memory.id, hit.legs, hit.score) for hit in answer.hits] == [(memory_id(2), ("graph",), 1.0)]
+    assert answer.degraded[0].startswith("embedder: unavailable after ")
+
+
+async def test_parts_that_do_not_answer_cost_their_share_of_the_deadline(room: Room) -> None:
+    await room.keep(remembered(1, memory(1)))
+    room.bus.answers[EmbedQuery] = room.bus.answers[Activate] = never
+
+    answer = await room.recall(deadline_ms=200)
+
+    assert answer.hits == ()
+    assert {line.split(" ")[0] for line in answer.degraded} == {"embedder:", "graph:"}
+    assert 50 <= answer.took_ms < 200
+
+
+async def test_an_embedder_with_another_model_leaves_the_words(room: Room) -> None:
+    await room.keep(
+        remembered(1, memory(1), embedding(chunk(0, [1]))), remembered(2, memory(2), embedding(chunk(0, [2])))
+    )
+    room.query_is(0, 1, model="big@16")
+
+    answer = await room.recall()
+
+    assert [(hit.memory.id, hit.legs) for hit in answer.hits] == [(memory_id(1), ("sparse",))]
+    assert "'big@16'" in answer.degraded[0]
+    assert "'toy@8'" in answer.degraded[0]
+
+
+async def test_an_error_of_a_part_is_named_not_raised(room: Room) -> None:
+    room.bus.answers[EmbedQuery] = always(Rejected("too long for the model"))
+
+    assert (await room.recall()).degraded == ("embedder: too long for the model",)
+
+
+async def test_an_index_that_is_away_is_named_not_raised(tmp_path: Path) -> None:
+    class Away(ToyIndex):
+        async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
+            raise Unavailable("Qdrant is not there")
+
+        narrow = fetch = search  # type: ignore[assignment]  # all of them fail alike
+
+    room = Room(Away(), tmp_path)
+    room.graph_brings((1, 1.0))
+
+    answer = await room.recall()
+
+    assert answer.hits == ()
+    assert any(line.startswith("index: unavailable") for line in answer.degraded)
+
+
+async def test_an_index_that_hangs_is_given_up_at_the_deadline(tmp_path: Path) -> None:
+    class Hangs(ToyIndex):
+        async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
+            await asyncio.Event().wait()
+            return Candidates()
+
+    answer = await Room(Hangs(), tmp_path).recall(deadline_ms=100)
+
+    assert answer.degraded[0].startswith("index: unavailable after")
+    assert answer.took_ms < 1_000
+
+
+async def test_an_empty_index_recalls_nothing_without_complaint(tmp_path: Path) -> None:
+    async with open_edge(tmp_path / "index") as index:
+        answer = await Room(index, tmp_path).recall()
+
+    assert (answer.hits, answer.degraded) == ((), ())
+
+
+async def test_a_query_without_words_or_meaning_gives_an_answer(room: Room) -> None:
+    await room.keep(remembered(1, memory(1)))
+    room.bus.answers[EmbedQuery] = always(QueryVectors(model=MODEL, dense=bytes(16), sparse=chunk(0, []).sparse))
+
+    answer = await room.recall()
+
+    assert len(answer.hits) == 1
+    assert answer.degraded == ()
+
+
+async def test_find_shows_the_memory_and_the_last_command(room: Room) -> None:
+    await room.keep(remembered(1, memory(1)), revised(2, 1, {"kind": "fact"}, command="edit"))
+
+    found = (await room.handlers.find(FindIndexed(tenant="acme", memory_id=memory_id(1)))).found
+
+    assert found is not None
+    assert (found.memory.kind, found.memory.version, found.command, found.indexed_at) == ("fact", 2, "edit", NOW)
+
+
+async def test_a_forgotten_memory_is_neither_recalled_found_nor_counted(room: Room) -> None:
+    await room.keep(remembered(1, memory(1)), remembered(2, memory(2)))
+    room.graph_brings((1, 1.0))
+
+    await room.keep(forgotten(3, 1))
+
+    assert await room.numbers() == [2]
+    assert (await room.handlers.find(FindIndexed(tenant="acme", memory_id=memory_id(1)))).found is None
+    assert (await room.handlers.count(CountIndexed(tenant="acme"))).memories == 1
+
+
+async def test_a_revised_memory_is_found_under_its_new_fields_only(room: Room) -> None:
+    await room.keep(remembered(1, memory(1, user_id="ann", expires_at=NOW), embedding(chunk(0), chunk(1))))
+
+    await room.keep(revised(2, 1, {"user_id": "bob", "expires_at": None}))
+
+    assert await room.numbers(filters=Filters(user_id="ann")) == []
+    assert await room.numbers(filters=Filters(user_id="bob")) == [1]
