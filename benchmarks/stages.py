@@ -22,7 +22,7 @@ from engram_runtime.keys import create_key, create_tenant, load_pepper
 from engram_runtime.nats_bus import NatsBus, open_bus
 from support.system import System
 
-QUIET_SECONDS = 300.0
+QUIET_SECONDS = 120.0
 CONNECTIONS = 8
 SINGLE_CONNECTIONS = 32
 RECALLS_PER_S = 50
@@ -196,14 +196,16 @@ async def stored(bus: NatsBus) -> int:
 
 
 async def quiet(bus: NatsBus) -> None:
-    """Return once no consumer has anything left to do."""
+    """Return once no consumer has anything left to do. Raises `TimeoutError` naming those that have."""
     deadline = time.monotonic() + QUIET_SECONDS
-    while await _waiting(bus):
+    while waiting := await _waiting(bus):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"work is still waiting after {QUIET_SECONDS:g} s")
+            raise TimeoutError(f"after {QUIET_SECONDS:g} s work is still waiting: {waiting}")
         await asyncio.sleep(0.2)
 
 
-async def _waiting(bus: NatsBus) -> int:
+async def _waiting(bus: NatsBus) -> dict[str, int]:
+    """What each consumer has left, without the one that is worked off only where a model extracts."""
     per_stream = [await bus.jetstream.consumers_info(stream.name) for stream in STREAMS]
-    return sum((one.num_pending or 0) + (one.num_ack_pending or 0) for infos in per_stream for one in infos)
+    left = {one.name: (one.num_pending or 0) + (one.num_ack_pending or 0) for infos in per_stream for one in infos}
+    return {name: count for name, count in left.items() if count}

@@ -225,7 +225,7 @@ EXTRACT_LOG = Consumer(
     name="reasoner-extract", stream=LOG, filters=("engram.log.*.*.remembered",), batch=8, ack_wait=300.0,
     max_ack_pending=32, linger=0.05, ack_all=True,
 )  # fmt: skip
-"""Worked off only where `reasoner.extract` is on; otherwise it lags, and that is no trouble."""
+"""Provisioned only where `reasoner.extract` is on; switched on later, it begins with the oldest fact."""
 METERING_LOG = Consumer(
     name="metering", stream=LOG, filters=("engram.log.>",), batch=500, ack_wait=30.0,
     max_ack_pending=4_000, linger=0.2, ack_all=True,
@@ -236,6 +236,6 @@ METERING_USAGE = Consumer(
 )  # fmt: skip
 
 CONSUMERS = (
-    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, REPLAY, *VECTORS_LOG, *GRAPH_LOG, EXTRACT_LOG,
+    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, REPLAY, *VECTORS_LOG, *GRAPH_LOG,
     METERING_LOG, METERING_USAGE,
 )  # fmt: skip

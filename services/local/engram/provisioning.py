@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.settings import Settings
-from engram_contracts.topology import CONSUMERS
+from engram_contracts.topology import CONSUMERS, EXTRACT_LOG, Consumer
 from engram_runtime.keys import ensure_admin_key, load_pepper
 from engram_runtime.nats_bus import open_bus
 from engram_runtime.provision import Drift, missing, provision
@@ -36,14 +36,21 @@ async def provisioned(settings: Settings) -> tuple[list[Drift], str | None]:
     given = settings.auth.pepper
     pepper = load_pepper(settings.data_dir, given.get_secret_value() if given else None)
     async with open_bus(settings.nats, name="engram-provision", durability=settings.durability) as bus:
-        drifts = await provision(bus.jetstream, replicas=settings.nats.replicas)
+        drifts = await provision(bus.jetstream, replicas=settings.nats.replicas, consumers=_consumers(settings))
         return drifts, await ensure_admin_key(bus, settings.data_dir, pepper)
 
 
 async def compared(settings: Settings) -> list[Drift]:
     """What is missing, or else what differs from the topology; streams and consumers stay as they are."""
     async with open_bus(settings.nats, name="engram-provision") as bus:
-        lacking = await missing(bus.jetstream, CONSUMERS)
+        lacking = await missing(bus.jetstream, _consumers(settings))
         if lacking:
             return [Drift(name, "differs", "is missing; run `engram provision`") for name in lacking]
-        return await provision(bus.jetstream, replicas=settings.nats.replicas, mend=False)
+        return await provision(
+            bus.jetstream, replicas=settings.nats.replicas, consumers=_consumers(settings), mend=False
+        )
+
+
+def _consumers(settings: Settings) -> tuple[Consumer, ...]:
+    """What is consumed with these settings; a consumer nobody pulls would only show a growing lag."""
+    return (*CONSUMERS, EXTRACT_LOG) if settings.reasoner.extract else CONSUMERS
