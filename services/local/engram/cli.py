@@ -86,7 +86,11 @@ def provision(
     """Create what the topology declares, mend what differs safely, report the rest."""
     from engram import operating  # noqa: PLC0415 (loads the broker's client)
 
-    drifts = _run(lambda: operating.provision(context.obj.data_dir, mend=not check))
+    drifts, key = _run(lambda: operating.provision(context.obj.data_dir, mend=not check))
+    if key is not None:
+        typer.echo(
+            f"engram: admin key of tenant default, also in {context.obj.data_dir / 'admin.key'}: {key}", err=True
+        )
     _print(as_json, drifts, lambda show: show.drifts(drifts))
     if any(drift["kind"] == "differs" for drift in drifts):
         raise typer.Exit(EXIT_FAILED)

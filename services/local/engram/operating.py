@@ -25,12 +25,12 @@ STATUS_SECONDS = 5.0
 PROVISION_SECONDS = 30.0
 
 
-async def provision(data_dir: Path, *, mend: bool) -> list[dict[str, Any]]:
-    """What provisioning did or found, one entry per difference."""
+async def provision(data_dir: Path, *, mend: bool) -> tuple[list[dict[str, Any]], str | None]:
+    """What provisioning did or found, one entry per difference, and the admin key if this was the first time."""
     settings = _settings(data_dir)
     async with _bounded(settings, PROVISION_SECONDS):
-        drifts = (await provisioned(settings))[0] if mend else await compared(settings)
-    return [asdict(drift) for drift in drifts]
+        drifts, key = await provisioned(settings) if mend else (await compared(settings), None)
+    return [asdict(drift) for drift in drifts], key
 
 
 async def status(data_dir: Path) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""The `engram` command against a running Engram: JSON for programs, exit codes, standard input, files read twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.servers import ROOT
+from support.system import System, embedded_system
+
+ENGRAM = str(Path(sys.executable).with_name("engram"))
+CONVERSATION = str(ROOT / "examples" / "conversation.jsonl")
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with embedded_system(tmp_path_factory.mktemp("command")) as running:
+        yield running
+
+
+def engram(system: System, *arguments: str | bytes, **how: Any) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
+    environ |= {"ENGRAM_DATA_DIR": str(system.data_dir), "ENGRAM_CONFIG": os.devnull}
+    command = [ENGRAM, *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False, **how)
+
+
+def data(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_command_that_answers_answers_in_json(system):
+    kept = data(engram(system, "remember", "Pavel moved to Ostend.", "--speaker", "Mara", "--json"))
+    recalled = data(engram(system, "recall", "Where is Pavel?", "--limit", "1", "--json"))
+    thought = data(engram(system, "think", "Where is Pavel?", "--json"))
+    around = data(engram(system, "graph", "show", "person:Mara", "--json"))
+    status = data(engram(system, "status", "--json"))
+    usage = data(engram(system, "usage", "--json"))
+    drifts = data(engram(system, "provision", "--json"))
+
+    assert recalled["data"]["hits"][0]["memory"]["id"] == kept["id"]
+    assert thought["citations"][0]["memory_id"] == kept["id"]
+    assert "person:Mara" in {edge["source"] for edge in around["edges"]}
+    assert {worker["service"] for worker in status["workers"]} == set(system.pids) - {"nats"}
+    assert usage["totals"]["api_calls"] > 0
+    assert drifts == []
+
+
+def test_a_file_is_read_again_and_adds_nothing(system):
+    first = data(engram(system, "ingest", CONVERSATION, "--wait", "--json"))
+    before = total(system)
+    again = data(engram(system, "ingest", CONVERSATION, "--wait", "--json"))
+
+    assert first == again == {"file": "conversation.jsonl", "memories": 126}
+    assert total(system) == before
+
+
+def total(system: System) -> int:
+    command = [ENGRAM, "--data-dir", str(system.data_dir), "status", "--json"]
+    streams = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"]
+    return next(stream["messages"] for stream in streams if stream["name"] == "ENGRAM_LOG")
+
+
+def test_text_may_come_from_standard_input(system):
+    done = engram(system, "remember", "-", "--json", input="The studio is on Veldstraat.\n")
+
+    assert data(done)["id"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["remember", ""], 2, "content: "),
+        (["remember", b"caf\xe9"], 2, "not valid Unicode"),
+        (["remember", "x", "--kind", "Not A Kind"], 2, "kind: "),
+        (["graph", "show", "nonsense"], 2, "node: "),
+        (["graph", "show", "person:Nobody"], 1, "person:Nobody"),
+        (["--key", "eng_live_wrong", "recall", "x"], 1, "the key is missing or not accepted"),
+    ],
+)
+def test_a_refusal_is_one_line_and_an_exit_code(system, arguments, code, said):
+    done = engram(system, *arguments)
+
+    assert done.returncode == code
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
