@@ -16,6 +16,7 @@ from engram_vectors.positions import Positions
 from engram_vectors.positions_file import FilePositions
 from engram_vectors.ranking import Weights
 from engram_vectors.recalling import Recaller
+from engram_vectors.turns import Turns
 from support.memories import chunk, embedding, forgotten, memory, remembered, revised
 from support.recording_bus import RecordingBus
 
@@ -45,7 +46,9 @@ async def follow(folder: Path, *, until: int = FACTS, tell: bool = False) -> Non
         positions = Positions(index, FilePositions(folder / "positions.json"), points=40)
         await positions.load()
         bus = RecordingBus()
-        handlers = Handlers(index, positions, Recaller(index, bus, weights=Weights(), candidates=50), bus)
+        handlers = Handlers(
+            index, positions, Recaller(index, bus, weights=Weights(), candidates=50), bus, turns=Turns()
+        )
         done = positions.of(partition_of(TENANT))
         while done < until:
             size = random.Random(done).randrange(1, 12)

@@ -28,8 +28,12 @@ from engram_vectors.points import Entry, head_of
 from engram_vectors.ports import VectorIndex
 from engram_vectors.positions import Positions
 from engram_vectors.recalling import Recaller
+from engram_vectors.turns import Turns
 
 Batch = Sequence[Delivery[Fact]]
+
+SLICE = 32
+"""Facts applied in one go: about 3 ms in which an engine in this process answers nobody."""
 
 
 def utc_now() -> datetime:
@@ -47,6 +51,7 @@ class Handlers:
         recaller: Recaller,
         bus: Bus,
         *,
+        turns: Turns,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._index = index
@@ -54,10 +59,12 @@ class Handlers:
         self._recaller = recaller
         self._bus = bus
         self._now = now
+        self._turns = turns
 
     async def recall(self, question: Recall) -> Recollection:
         """The memories that best answer a query; whatever cannot help is named in `degraded`."""
-        return await self._recaller.recall(question, now=self._now())
+        with self._turns.recall():
+            return await self._recaller.recall(question, now=self._now())
 
     async def find(self, question: FindIndexed) -> Indexed:
         """What the index holds under a memory's id."""
@@ -89,8 +96,7 @@ class Handlers:
             return []
         await self._prepare(batch)
         outcomes, points = await self._write(batch)
-        partition = partition_of(batch[0].tenant)
-        await self._positions.advance(partition, batch[-1].sequence, points=points)
+        await self._positions.advance(partition_of(batch[0].tenant), batch[-1].sequence, points=points)
         await self._announce([each for each, outcome in zip(batch, outcomes, strict=True) if outcome is None])
         return outcomes
 
@@ -103,6 +109,16 @@ class Handlers:
                 return await self._index.prepare(embedding.model, dimension_of(embedding.model))
 
     async def _write(self, batch: Batch) -> tuple[list[Outcome], int]:
+        outcomes: list[Outcome] = []
+        points = 0
+        for start in range(0, len(batch), SLICE):
+            async with self._turns.write():
+                some, touched = await self._write_slice(batch[start : start + SLICE])
+            outcomes += some
+            points += touched
+        return outcomes, points
+
+    async def _write_slice(self, batch: Batch) -> tuple[list[Outcome], int]:
         entries: dict[str, Entry] = {}
         for tenant, heads in _heads(batch).items():
             records = await self._index.fetch(tenant, list(heads))
@@ -112,7 +128,7 @@ class Handlers:
         changes = fold.changes()
         if self._index.model is not None:
             await self._index.write(changes)
-        return outcomes, len(changes.put) + len(changes.relabel)
+        return outcomes, changes.size
 
     async def _announce(self, done: Batch) -> None:
         by_tenant: defaultdict[str, list[Fact]] = defaultdict(list)

@@ -67,6 +67,11 @@ class Changes:
     put: list[Point] = field(default_factory=list)
     relabel: list[Relabel] = field(default_factory=list)
 
+    @property
+    def size(self) -> int:
+        """Points that are touched."""
+        return len(self.drop) + len(self.put) + sum(len(each.ids) for each in self.relabel)
+
 
 def head_of(tenant: str, memory_id: str) -> str:
     """The id of a memory's first point."""

@@ -19,6 +19,7 @@ from engram_vectors.positions_bucket import BucketPositions
 from engram_vectors.positions_file import FilePositions
 from engram_vectors.recalling import Recaller
 from engram_vectors.settings import Settings
+from engram_vectors.turns import Turns
 
 FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten)}
 
@@ -29,7 +30,8 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     async with _index(settings) as index, _positions(index, _store(settings, bus)) as positions:
         how = settings.vectors
         recaller = Recaller(index, bus, weights=how.weights, candidates=how.candidates)
-        handlers = Handlers(index, positions, recaller, bus)
+        turns = Turns(writers=1 if settings.adapter == "edge" else len(how.partitions))
+        handlers = Handlers(index, positions, recaller, bus, turns=turns)
         yield Service(
             name="vectors",
             answers={Recall: handlers.recall, FindIndexed: handlers.find, CountIndexed: handlers.count},

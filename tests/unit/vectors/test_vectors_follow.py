@@ -23,6 +23,7 @@ from engram_vectors.ranking import Weights
 from engram_vectors.recalling import Recaller
 from engram_vectors.service import open_service
 from engram_vectors.settings import QdrantSettings, Settings, VectorsSettings
+from engram_vectors.turns import Turns
 from support.memories import chunk, embedding, forgotten, memory, memory_id, remembered, revised
 from support.recording_bus import RecordingBus
 from support.toy_index import ToyIndex
@@ -148,7 +149,7 @@ async def test_trouble_with_the_index_is_raised_and_nothing_counts(tmp_path: Pat
 
     bus, index = RecordingBus(), Full()
     positions = Positions(index, FilePositions(tmp_path / "positions.json"))
-    handlers = Handlers(index, positions, Recaller(index, bus, weights=Weights(), candidates=50), bus)
+    handlers = Handlers(index, positions, Recaller(index, bus, weights=Weights(), candidates=50), bus, turns=Turns())
 
     with pytest.raises(Unavailable):
         await handlers.apply([remembered(1, memory(1))])

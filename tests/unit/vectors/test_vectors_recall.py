@@ -32,6 +32,7 @@ from engram_vectors.positions import Positions
 from engram_vectors.positions_file import FilePositions
 from engram_vectors.ranking import Weights
 from engram_vectors.recalling import Recaller
+from engram_vectors.turns import Turns
 from support.memories import MODEL, START, chunk, embedding, forgotten, memory, memory_id, remembered, revised
 from support.recording_bus import RecordingBus
 from support.toy_index import ToyIndex
@@ -48,7 +49,7 @@ class Room:
         self.index = index
         recaller = Recaller(index, self.bus, weights=Weights(), candidates=50)
         positions = Positions(index, FilePositions(folder / "positions.json"))
-        self.handlers = Handlers(index, positions, recaller, self.bus, now=lambda: self.now)
+        self.handlers = Handlers(index, positions, recaller, self.bus, turns=Turns(), now=lambda: self.now)
         self.query_is(0, 1)
         self.graph_brings()
 
