@@ -21,11 +21,11 @@ from pathlib import Path
 from benchmarks import raw_jetstream, stages
 from benchmarks.figures import markdown
 from benchmarks.layout import BIG, BULK, SMALL, tenants_of
-from benchmarks.machine import cpu_seconds, cpu_since, describe, footprint
+from benchmarks.machine import Stopwatch, describe, footprint
 from benchmarks.raw_edge import Plan as EdgePlan
 from benchmarks.raw_edge import RawEdge
 from benchmarks.raw_jetstream import RawPublish
-from benchmarks.stages import Flood, Rig, rigged
+from benchmarks.stages import Done, Rig, rigged
 from benchmarks.tables import Idle, Recalls, Results, Start, Writes, report
 from benchmarks.texts import Texts
 from engram.broker import SYNC
@@ -118,12 +118,12 @@ class Bench:
         for rate in (200, 1_000):
             results.recalls.append(await self._recalls_under(rig, rate))
 
-    async def _bulk(self, rig: Rig) -> Flood:
+    async def _bulk(self, rig: Rig) -> Done:
         tenants = tenants_of(range(self._plan.bulk), even=self._plan.bulk)
         self._say(f"{BULK * len(tenants):,} memories in requests of {BULK}")
         return await stages.flood(rig, tenants, batch=BULK)
 
-    async def _writes(self, rig: Rig, durability: Durability, bulk: Flood) -> Writes:
+    async def _writes(self, rig: Rig, durability: Durability, bulk: Done) -> Writes:
         self._say(f"{self._plan.singles:,} single writes; 200 a second for {self._plan.paced:g} s")
         singles = await stages.flood(rig, [SMALL[n % len(SMALL)] for n in range(self._plan.singles)], batch=1)
         paced = await stages.pace(rig, rate=200, seconds=self._plan.paced)
@@ -138,17 +138,16 @@ class Bench:
     async def _recalls_under(self, rig: Rig, rate: int) -> Recalls:
         before = await stages.stored(rig.bus)
         self._say(f"recalls among {before:,} memories while {rate:,} a second come in")
-        outcome, _ = await stages.recall_under_ingest(rig, rate=rate, seconds=self._plan.under_ingest)
-        return Recalls(before, await stages.stored(rig.bus), "20 tenants", rate, outcome)
+        done = await stages.recall_under_ingest(rig, rate=rate, seconds=self._plan.under_ingest)
+        return Recalls(before, await stages.stored(rig.bus), "20 tenants", rate, done)
 
     async def _idle(self, system: System) -> Idle:
         """What a ready system takes while nobody asks for anything."""
         pids = {**system.pids, "supervisor": system.process.pid}
         await asyncio.sleep(1.0)
-        before = cpu_seconds(pids)
+        stopwatch = Stopwatch(pids)
         await asyncio.sleep(self._plan.idle)
-        share = {name: used / self._plan.idle for name, used in cpu_since(before, pids).items()}
-        return Idle(footprint(pids), share)
+        return Idle(footprint(pids), stopwatch.stop())
 
     async def _raw_publishes(self, durability: Durability) -> RawPublish:
         self._say(f"JetStream alone, durability {durability}")

@@ -28,14 +28,38 @@ class Footprint:
     pss: dict[str, float]
 
 
-def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
-    """User and system time of each process since it began; 0 for one that is gone."""
-    return {name: _cpu(pid) for name, pid in pids.items()}
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Processor seconds over a stretch of time: by process, and by everything else on the machine."""
+
+    seconds: float
+    by_process: dict[str, float]
+    elsewhere: float
+
+    @property
+    def elsewhere_cores(self) -> float:
+        """How many cores other programs kept busy meanwhile."""
+        return self.elsewhere / self.seconds
+
+    def each_ms(self, count: int) -> dict[str, float]:
+        """Milliseconds for each of so many things done, by process."""
+        return {name: 1_000 * used / count for name, used in self.by_process.items()}
 
 
-def cpu_since(before: Mapping[str, float], pids: Mapping[str, int]) -> dict[str, float]:
-    """Time each process used since `before`."""
-    return {name: used - before.get(name, 0.0) for name, used in cpu_seconds(pids).items()}
+class Stopwatch:
+    """Tells what some processes spent since it was made."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = dict(pids)
+        self._began = time.monotonic()
+        self._busy = _busy_seconds()
+        self._before = {name: _cpu(pid) for name, pid in self._pids.items()}
+
+    def stop(self, **known: float) -> Spent:
+        """What was spent; `known` adds the seconds of processes that told their own."""
+        used = {name: _cpu(pid) - self._before[name] for name, pid in self._pids.items()} | known
+        busy = _busy_seconds() - self._busy
+        return Spent(time.monotonic() - self._began, used, max(0.0, busy - sum(used.values())))
 
 
 def footprint(pids: Mapping[str, int]) -> Footprint:
@@ -68,6 +92,12 @@ def _cpu(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _busy_seconds() -> float:
+    """Processor time of the whole machine, waiting and idling aside."""
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8])
+    return (user + nice + system + sum(interrupts)) / TICKS
 
 
 def _rollup(pid: int) -> dict[str, float]:

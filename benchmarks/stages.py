@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.generator import Generator, generator
 from benchmarks.layout import BIG, SMALL
 from benchmarks.load import Outcome, Task
-from benchmarks.machine import cpu_seconds, cpu_since
+from benchmarks.machine import Spent, Stopwatch
 from benchmarks.texts import Texts
 from engram import broker
 from engram_contracts.questions import CountIndexed, CountRecorded
@@ -26,6 +26,7 @@ QUIET_SECONDS = 120.0
 CONNECTIONS = 8
 SINGLE_CONNECTIONS = 32
 RECALLS_PER_S = 50
+GENERATOR = "load generator"
 
 
 @dataclass(frozen=True)
@@ -67,79 +68,81 @@ async def _key(bus: NatsBus, tenant: str, pepper: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class Flood:
-    """What came of memories sent as fast as they were taken; `cpu` is seconds by process until all were linked."""
+class Done:
+    """What came of so many things done, and what they took until everything that follows from them was done too."""
 
-    memories: int
+    count: int
     outcome: Outcome
-    cpu: Mapping[str, float]
+    spent: Spent
 
     @property
     def accepted_per_s(self) -> float:
-        """Memories answered with 202 a second, from the first request to the last answer."""
-        return self.memories / self.outcome.answered
+        """Answers a second, from the first request to the last answer."""
+        return self.count / self.outcome.answered
 
     @property
     def searchable_per_s(self) -> float:
         """Memories that could be recalled a second, from the first request to the last event."""
-        return self.memories / self.outcome.searchable
+        return self.count / self.outcome.searchable
 
     @property
     def linked_per_s(self) -> float:
         """Memories in the record and the graph a second, from the first request to the last event."""
-        return self.memories / self.outcome.linked
+        return self.count / self.outcome.linked
 
-    def cpu_ms(self) -> dict[str, float]:
-        """Milliseconds of processor for each memory, by process."""
-        return {name: 1_000 * used / self.memories for name, used in self.cpu.items()}
+    def each_ms(self) -> dict[str, float]:
+        """Milliseconds of processor for each, by process."""
+        return self.spent.each_ms(self.count)
 
 
-async def flood(rig: Rig, tenants: Sequence[str], *, batch: int) -> Flood:
+async def flood(rig: Rig, tenants: Sequence[str], *, batch: int) -> Done:
     """A request of `batch` memories for each of these tenants in turn, as fast as they are taken."""
     connections = CONNECTIONS if batch > 1 else SINGLE_CONNECTIONS
-    await rig.first.prepare(writes(rig, tenants, batch=batch, connections=connections))
-    before, expected = cpu_seconds(rig.pids()), await stored(rig.bus) + batch * len(tenants)
-    outcome = await rig.first.go()
-    await quiet(rig.bus)
-    cpu = {**cpu_since(before, rig.pids()), "load generator": outcome.cpu}
-    assert not outcome.unseen, f"{outcome.unseen} memories were accepted but never seen indexed and linked"
+    expected = await stored(rig.bus) + batch * len(tenants)
+    done = await _do(rig, rig.first, writes(rig, tenants, batch=batch, connections=connections), batch)
+    assert not done.outcome.unseen, f"{done.outcome.unseen} memories were accepted but never seen indexed and linked"
     assert await stored(rig.bus) == expected, f"{await stored(rig.bus)} memories are stored, not {expected}"
-    return Flood(batch * len(tenants), outcome, cpu)
+    return done
 
 
-async def pace(rig: Rig, *, rate: float, seconds: float, wait: bool = False) -> Outcome:
+async def pace(rig: Rig, *, rate: float, seconds: float, wait: bool = False) -> Done:
     """Single writes at a rate, over the small tenants in turn; with `wait` each is answered when it can be recalled."""
     tenants = [SMALL[number % len(SMALL)] for number in range(int(rate * seconds))]
-    outcome = await rig.first.perform(writes(rig, tenants, batch=1, rate=rate, wait=wait))
-    await quiet(rig.bus)
-    return outcome
+    return await _do(rig, rig.first, writes(rig, tenants, batch=1, rate=rate, wait=wait))
 
 
-async def recall(rig: Rig, tenants: Sequence[str], *, count: int) -> Outcome:
+async def recall(rig: Rig, tenants: Sequence[str], *, count: int) -> Done:
     """Recalls one after the other, from these tenants in turn."""
-    return await rig.second.perform(asks(rig, tenants, count=count))
+    return await _do(rig, rig.second, asks(rig, tenants, count=count))
 
 
-async def recall_under_ingest(rig: Rig, *, rate: int, seconds: float) -> tuple[Outcome, Outcome]:
-    """Recalls at a steady rate while memories come in, in requests of ten where there are many: (recalls, writes)."""
-    batch = 1 if rate <= 200 else 10
-    tenants = [SMALL[number % len(SMALL)] for number in range(int(rate * (seconds + 2) / batch))]
-    await rig.first.prepare(writes(rig, tenants, batch=batch, rate=rate / batch))
-    await rig.second.prepare(asks(rig, SMALL, count=int(RECALLS_PER_S * seconds), rate=RECALLS_PER_S))
-    writing = asyncio.create_task(rig.first.go())
-    await asyncio.sleep(1.0)
-    recalled, written = await asyncio.gather(rig.second.go(), writing)
-    await quiet(rig.bus)
-    return recalled, written
-
-
-async def think(rig: Rig, *, count: int) -> Outcome:
+async def think(rig: Rig, *, count: int) -> Done:
     """Questions to think about, one after the other."""
     bodies = [json.dumps({"question": question}) for question in rig.texts.questions(count)]
     keys = [rig.keys[tenant] for tenant in SMALL]
-    return await rig.second.perform(
-        Task(url=rig.system.url, path="/v1/think", bodies=bodies, keys=keys, connections=1)
-    )  # fmt: skip
+    return await _do(
+        rig, rig.second, Task(url=rig.system.url, path="/v1/think", bodies=bodies, keys=keys, connections=1)
+    )
+
+
+async def _do(rig: Rig, generator: Generator, task: Task, each: int = 1) -> Done:
+    await generator.prepare(task)
+    stopwatch = Stopwatch(rig.pids())
+    outcome = await generator.go()
+    await quiet(rig.bus)
+    return Done(each * len(task.bodies), outcome, stopwatch.stop(**{GENERATOR: outcome.cpu}))
+
+
+async def recall_under_ingest(rig: Rig, *, rate: int, seconds: float) -> Done:
+    """Recalls at a steady rate while memories come in, in requests of ten where there are many."""
+    batch = 1 if rate <= 200 else 10
+    tenants = [SMALL[number % len(SMALL)] for number in range(int(rate * (seconds + 2) / batch))]
+    await rig.first.prepare(writes(rig, tenants, batch=batch, rate=rate / batch))
+    writing = asyncio.create_task(rig.first.go())
+    await asyncio.sleep(1.0)
+    done = await _do(rig, rig.second, asks(rig, SMALL, count=int(RECALLS_PER_S * seconds), rate=RECALLS_PER_S))
+    await writing
+    return done
 
 
 def writes(

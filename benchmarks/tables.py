@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.figures import Raw, Report, Row, at_least, at_most, number, p
-from benchmarks.load import Outcome
-from benchmarks.machine import Footprint
+from benchmarks.machine import Footprint, Spent
 from benchmarks.raw_edge import RawEdge, RawSearch
 from benchmarks.raw_jetstream import RawPublish
-from benchmarks.stages import Flood
+from benchmarks.stages import GENERATOR, Done
 from engram_runtime.settings import Durability
 
 SEARCHABLE = {"process": at_least(2_500), "power": at_least(1_000)}
@@ -23,10 +22,10 @@ class Writes:
     """Everything measured of writing at one durability."""
 
     durability: Durability
-    bulk: Flood
-    singles: Flood
-    paced: Outcome
-    waited: Outcome
+    bulk: Done
+    singles: Done
+    paced: Done
+    waited: Done
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Recalls:
     after: int
     where: str
     rate: int
-    outcome: Outcome
+    done: Done
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """What a system that is ready and left alone takes: memory, and the share of a core by process."""
+    """What a system that is ready and left alone takes: memory and processor."""
 
     footprint: Footprint
-    share: Mapping[str, float]
+    spent: Spent
 
 
 @dataclass
@@ -67,8 +66,8 @@ class Results:
     starts: list[Start] = field(default_factory=list)
     idle: Idle | None = None
     loaded: Footprint | None = None
-    thought: Outcome | None = None
-    fill: Flood | None = None
+    thought: Done | None = None
+    fill: Done | None = None
 
 
 def report(results: Results) -> str:
@@ -94,11 +93,13 @@ RECALLING = (
     "from when they were due. Edge alone: the same hybrid query in process, embedded beforehand, the same tenants."
 )
 COSTING = (
-    "Processor: user and system time over the flood of bulk requests until everything was indexed, linked and metered. "
-    "RSS counts shared pages in every process, PSS a share of them, so only PSS adds up. MiB."
+    "Processor: user and system milliseconds, until everything that follows was done: memories indexed, linked and "
+    "metered. Idle: percent of a core. RSS counts shared pages in every process, PSS a share of them, so only PSS adds "
+    "up. MiB."
 )
 COSTS = (
-    "process", "CPU ms a memory", "idle, % of a core", "RSS idle", "PSS idle", "RSS loaded", "PSS loaded",
+    "process", "a memory of 100", "a single memory", "a recall", "a think", "idle", "RSS idle", "PSS idle",
+    "RSS loaded", "PSS loaded",
 )  # fmt: skip
 
 
@@ -113,12 +114,15 @@ def _written(writes: Writes, raw: RawPublish, edge: RawEdge) -> Iterator[Row]:
     yield Row("accepted, single writes", writes.singles.accepted_per_s, "/s", raw=publish)
     yield Row("searchable, single writes", writes.singles.searchable_per_s, "/s", raw=upsert)
     yield from _at_200(writes, Raw(raw.alone_p50_ms, "JetStream publish with ack"))
-    outcomes = (writes.bulk.outcome, writes.singles.outcome, writes.paced, writes.waited)
-    yield Row("refused for a while (429, 503) and sent again", sum(one.busy for one in outcomes), "requests")
+    everything = (writes.bulk, writes.singles, writes.paced, writes.waited)
+    refused = sum(done.outcome.busy for done in everything)
+    yield Row("refused for a while (429, 503) and sent again", refused, "requests")
+    yield Row("kept busy by other programs meanwhile", _elsewhere(everything), "cores")
 
 
 def _at_200(writes: Writes, alone: Raw) -> Iterator[Row]:
-    answered, searchable, waited = writes.paced.answer_ms, writes.paced.searchable_ms, writes.waited.answer_ms
+    answered, searchable = writes.paced.outcome.answer_ms, writes.paced.outcome.searchable_ms
+    waited = writes.waited.outcome.answer_ms
     yield Row("request to 202 at 200/s, p50", p(50, answered), "ms", raw=alone)
     yield Row("request to 202 at 200/s, p95", p(95, answered), "ms", at_most(10))
     yield Row("accepted to searchable at 200/s, p50", p(50, searchable), "ms")
@@ -132,10 +136,15 @@ def _recalled(results: Results) -> Iterator[Row]:
     for recalls in results.recalls:
         size = 100_000 if recalls.before >= 90_000 else 10_000
         raw = _raw_search(results.edge, size, recalls.where)
-        took = recalls.outcome.answer_ms
+        took = recalls.done.outcome.answer_ms
         half, most = RECALL[size]
         yield Row(f"{_named(recalls)}, p50", p(50, took), "ms", half, Raw(raw.p50_ms, "Edge hybrid search"))
         yield Row(f"{_named(recalls)}, p95", p(95, took), "ms", most, Raw(raw.p95_ms, "Edge hybrid search"))
+    yield Row(
+        "kept busy by other programs meanwhile",
+        _elsewhere([one.done for one in results.recalls if not one.rate]),
+        "cores",
+    )
 
 
 def _named(recalls: Recalls) -> str:
@@ -151,8 +160,8 @@ def _raw_search(edge: RawEdge, size: int, where: str) -> RawSearch:
 
 def _others(results: Results) -> Iterator[Row]:
     if results.thought:
-        yield Row("think over HTTP, extractive, p50", p(50, results.thought.answer_ms), "ms")
-        yield Row("think over HTTP, extractive, p95", p(95, results.thought.answer_ms), "ms")
+        yield Row("think over HTTP, extractive, p50", p(50, results.thought.outcome.answer_ms), "ms")
+        yield Row("think over HTTP, extractive, p95", p(95, results.thought.outcome.answer_ms), "ms")
     for start in results.starts:
         yield Row(f"`engram serve` to ready, {start.memories:,} memories stored", start.seconds, "s", at_most(6.0))
     if results.idle:
@@ -160,22 +169,33 @@ def _others(results: Results) -> Iterator[Row]:
         yield Row("memory idle in all, RSS", sum(held.rss.values()), "MiB", at_most(700))
         yield Row("memory idle in all, PSS", sum(held.pss.values()), "MiB", at_most(700))
     if results.fill:
-        more = f"{results.fill.memories:,} more"
+        more = f"{results.fill.count:,} more"
         yield Row(f"searchable while filling up with {more}", results.fill.searchable_per_s, "/s")
     yield Row("static embedder alone, dense and sparse, one core", results.edge.embedded_per_s, "/s")
 
 
+def _elsewhere(everything: Sequence[Done]) -> float:
+    return max(done.spent.elsewhere_cores for done in everything)
+
+
 def _costs(results: Results) -> Iterator[tuple[str, ...]]:
-    columns: list[Mapping[str, float]] = [results.writes[0].bulk.cpu_ms()]
-    if results.idle and results.loaded:
-        share = {name: 100 * used for name, used in results.idle.share.items()}
-        idle, loaded = results.idle.footprint, results.loaded
-        columns += [share, idle.rss, idle.pss, loaded.rss, loaded.pss]
+    columns = list(_columns(results))
     names = list(dict.fromkeys(name for column in columns for name in column))
     for name in names:
         yield (name, *(number(column[name]) if name in column else "" for column in columns))
     yield ("Engram in all", *(number(_total(column)) for column in columns))
 
 
+def _columns(results: Results) -> Iterator[Mapping[str, float]]:
+    """One column for each of `COSTS`, by process."""
+    assert results.thought and results.idle and results.loaded
+    writes = results.writes[0]
+    for done in (writes.bulk, writes.singles, results.recalls[0].done, results.thought):
+        yield done.each_ms()
+    idle = results.idle
+    yield {name: 100 * used / idle.spent.seconds for name, used in idle.spent.by_process.items()}
+    yield from (idle.footprint.rss, idle.footprint.pss, results.loaded.rss, results.loaded.pss)
+
+
 def _total(column: Mapping[str, float]) -> float:
-    return sum(value for name, value in column.items() if name != "load generator")
+    return sum(value for name, value in column.items() if name != GENERATOR)
