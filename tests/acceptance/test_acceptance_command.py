@@ -56,14 +56,14 @@ def test_every_command_that_answers_answers_in_json(system):
 
 def test_a_file_is_read_again_and_adds_nothing(system):
     first = data(engram(system, "ingest", CONVERSATION, "--wait", "--json"))
-    before = total(system)
+    before = facts(system)
     again = data(engram(system, "ingest", CONVERSATION, "--wait", "--json"))
 
     assert first == again == {"file": "conversation.jsonl", "memories": 126}
-    assert total(system) == before
+    assert facts(system) == before
 
 
-def total(system: System) -> int:
+def facts(system: System) -> int:
     command = [ENGRAM, "--data-dir", str(system.data_dir), "status", "--json"]
     streams = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"]
     return next(stream["messages"] for stream in streams if stream["name"] == "ENGRAM_LOG")
