@@ -6,14 +6,14 @@ new question. Questions carry their tenant; an answerer looks at nothing else.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field
 
 from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import SparseVector, Thought
-from engram_contracts.memory import Filters, Memory, MemoryVersion
-from engram_contracts.messages import Message, Moment, Tenant
+from engram_contracts.memory import Filters, Memory, MemoryVersion, Share
+from engram_contracts.messages import Message, Moment, Strict, Tenant
 
 Stage = Literal["accepted", "embedded", "indexed", "linked", "done", "retrying", "dead"]
 R = TypeVar("R", bound=Message)
@@ -43,16 +43,58 @@ class EmbedQuery(Question[QueryVectors]):
 
     service, verb, Reply = "embedder", "embed-query", QueryVectors
     text: QueryText
+    dense_text: QueryText | None = None
+    """What the dense vector is of, where that is not `text`."""
 
 
 # --- vectors ----------------------------------------------------------------------------------------
 
 
+Mode = Literal["auto", "lookup", "dialogue", "multi-hop", "browse"]
+"""How a recall goes about it.
+
+`lookup` fuses the legs; `dialogue` adds what is known of speakers and neighbouring turns; `multi-hop` ranks by
+the graph from there; `browse` prefers what is new. `auto` chooses by the question.
+"""
+
+Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class RecallWeights(Strict):
+    """Weights of the ranking that a request may set; those it leaves out are the service's own. Version 1.
+
+    `dense` is the dense leg's share, the sparse leg has the rest. `neighbours` scales what neighbouring turns of
+    a conversation lend, `speaker` is for memories of a speaker whom the question names, `statement` for turns that
+    are not themselves questions, `date` for memories of a time that it names; `graph` is for activation. `recency` counts
+    with `half_life_days`. `first_person` puts a speaker's name in the first person for the dense leg.
+    `diversity` runs from 0 (none) to 1 (nothing alike).
+    """
+
+    dense: Weight | None = None
+    fusion: Literal["min-max", "rrf"] | None = None
+    neighbours: Weight | None = None
+    speaker: Weight | None = None
+    statement: Weight | None = None
+    date: Weight | None = None
+    graph: Weight | None = None
+    recency: Weight | None = None
+    importance: Weight | None = None
+    confidence: Weight | None = None
+    half_life_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
+    first_person: bool | None = None
+    diversity: Weight | None = None
+
+
 class Explanation(Message):
-    """Why a result stands where it does: `score` is the sum of `parts`."""
+    """Why a result stands where it does: `score` is the sum of `parts`, legs and boosts alike.
+
+    `raw` holds each leg's own scores, `normalised` the same from 0 to 1 before weighing, `ranks` the places in it;
+    `path` leads through the graph.
+    """
 
     parts: dict[str, float]
     raw: dict[str, float]
+    normalised: dict[str, float] = Field(default_factory=dict)
     ranks: dict[str, int]
     path: tuple[str, ...] = ()
 
@@ -75,10 +117,18 @@ class Recollection(Message):
     degraded: tuple[str, ...] = ()
     took_ms: float = 0.0
     stages_ms: dict[str, float] | None = None
+    mode: Mode | None = None
+    """The way it went, where the request left the choice."""
+    weights: dict[str, Any] | None = None
+    """The weights it went by, when it was to explain."""
 
 
 class Recall(Question[Recollection]):
-    """The memories that best answer a query. Answered by vectors."""
+    """The memories that best answer a query. Answered by vectors.
+
+    `as_of` is the moment that "yesterday" in the query refers to, now by default. Results below `min_score` are
+    left out, so an answer may be empty.
+    """
 
     service, verb, Reply = "vectors", "recall", Recollection
     tenant: Tenant
@@ -87,6 +137,10 @@ class Recall(Question[Recollection]):
     filters: Filters = Filters()
     explain: bool = False
     deadline_ms: int = 2_000
+    mode: Mode = "auto"
+    weights: RecallWeights | None = None
+    as_of: Moment | None = None
+    min_score: Share = 0.0
 
 
 class IndexedMemory(Message):

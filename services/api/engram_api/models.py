@@ -9,9 +9,9 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import Citation, ModelUse
-from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Memory, Metadata, NewMemory
+from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Memory, Metadata, NewMemory, Share
 from engram_contracts.messages import Message, Moment, Strict
-from engram_contracts.questions import Check, Hit, Node, Stage
+from engram_contracts.questions import Check, Hit, Mode, Node, RecallWeights, Stage
 
 MAX_BULK = 1_000
 Waitable = Literal["indexed", "done"]
@@ -26,12 +26,16 @@ class NewMemories(Strict):
 
 
 class RecallBody(Strict):
-    """A query for memories."""
+    """A query for memories; see `Recall` for what the fields mean."""
 
     query: QueryText
     limit: int = Field(default=10, ge=1, le=100)
     filters: Filters = Filters()
     explain: bool = False
+    mode: Mode = "auto"
+    weights: RecallWeights | None = None
+    as_of: Moment | None = None
+    min_score: Share = 0.0
 
 
 class ThinkBody(Strict):

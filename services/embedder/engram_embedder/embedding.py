@@ -53,11 +53,14 @@ class Embedder:
         self._label = f"{model.name}@{model.dimension}"
         self._trouble: EngramError | None = None
 
-    async def query(self, text: str) -> QueryVectors:
-        """A query's vectors; it waits for one slice of other work at most. Raises as the model does."""
+    async def query(self, text: str, dense_text: str | None = None) -> QueryVectors:
+        """A query's vectors, the dense one of `dense_text` where there is one. Raises as the model does.
+
+        It waits for one slice of other work at most.
+        """
         sparse = self._sparse.query(text)
         async with self._gate.turn(Urgency.QUERY):
-            read = await self._read([text])
+            read = await self._read([dense_text or text])
         return QueryVectors(model=self._label, dense=read[0].dense, sparse=sparse)
 
     async def documents(self, documents: Sequence[Searchable], urgency: Urgency) -> list[Embedding | Rejected]:

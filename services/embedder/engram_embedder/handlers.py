@@ -34,7 +34,7 @@ class Handlers:
 
     async def embed_query(self, question: EmbedQuery) -> QueryVectors:
         """A query's vectors, ahead of all other work."""
-        return await self._embedder.query(question.text)
+        return await self._embedder.query(question.text, question.dense_text)
 
     async def ingest(self, batch: Sequence[Delivery[Command]]) -> list[Outcome]:
         """Turn commands into facts on the log; each is there when its outcome is `None`. A repeat adds nothing."""
