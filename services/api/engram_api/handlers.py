@@ -169,12 +169,13 @@ class Handlers:
         found = await self._ask(
             Recall.model_construct(
                 tenant=call.caller.tenant, query=body.query, limit=body.limit, filters=body.filters,
-                explain=body.explain, deadline_ms=int(self._ask_seconds * 800),
+                explain=body.explain, deadline_ms=int(self._ask_seconds * 800), mode=body.mode,
+                weights=body.weights, as_of=body.as_of, min_score=body.min_score,
             )
         )  # fmt: skip
         meta: dict[str, Any] = {"took_ms": _milliseconds(started), **_degraded(found.degraded)}
-        if body.explain and found.stages_ms:
-            meta["stages_ms"] = found.stages_ms
+        if body.explain:
+            meta |= {"stages_ms": found.stages_ms, "mode": found.mode, "weights": found.weights}
         return Answer(data=Hits.model_construct(hits=found.hits), meta=meta)
 
     async def think(self, call: Call[ThinkBody, NoQuery]) -> Answer:
