@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from engram_api.calls import Answer, Call
-from engram_api.models import Accepted, AcceptedChange, WaitQuery
+from engram_api.drafts import Draft
+from engram_api.models import WaitQuery
 from engram_api.settings import ServeSettings
 from engram_api.waits import ProgressWait, ThoughtWait, Waits
-from engram_api.whereabouts import INDEXED_OPS, Watched
+from engram_api.whereabouts import INDEXED_OPS
 from engram_api.writes import Writer
-from engram_contracts.commands import Command, Remember, Think
 from engram_contracts.errors import Failure
 from engram_contracts.facts import Thought
 from engram_contracts.ids import JobId
@@ -31,66 +31,62 @@ class Acceptor:
         self._settings = settings
         self._pepper = pepper
 
-    async def change(self, call: AnyCall, command: Command, *, memory_id: str | None = None) -> Answer:
+    async def change(self, call: AnyCall, draft: Draft) -> Answer:
         """Write one command and answer for it. Raises its refusal."""
-        watched = Watched(op=command.op, command=command.id, memory_id=memory_id)
-        outcomes, reached = await self._write(call, [command], [watched])
+        outcomes, reached = await self._write(call, [draft])
         outcome = outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
-        job = self._job(call, command.id, outcome)
+        job, memory_id = self._job(call, draft, outcome), draft.memory_id
         return Answer(
-            data=Accepted(id=memory_id, job=job) if memory_id else AcceptedChange(job=job),
+            data={"id": memory_id, "job": job} if memory_id else {"job": job},
             settled=reached,
             meta={"repeated": True} if outcome.duplicate else {},
             headers={"Location": f"/v1/memories/{memory_id}" if memory_id and reached else f"/v1/jobs/{job}"},
         )
 
-    async def many(self, call: AnyCall, commands: Sequence[Remember]) -> Answer:
+    async def many(self, call: AnyCall, drafts: Sequence[Draft]) -> Answer:
         """Write many memories and answer for each. Raises the first refusal when none was taken."""
-        watched = [Watched(op=one.op, command=one.id, memory_id=one.memory_id) for one in commands]
-        outcomes, reached = await self._write(call, commands, watched)
+        outcomes, reached = await self._write(call, drafts)
         refused = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if len(refused) == len(outcomes):
             raise refused[0]
         items = [
             _refused(outcome)
             if isinstance(outcome, Exception)
-            else {"id": command.memory_id, "job": self._job(call, command.id, outcome)}
-            for command, outcome in zip(commands, outcomes, strict=True)
+            else {"id": draft.memory_id, "job": self._job(call, draft, outcome)}
+            for draft, outcome in zip(drafts, outcomes, strict=True)
         ]
         data = {"memories": items, "accepted": len(items) - len(refused), "refused": len(refused)}
         return Answer(data=data, status=207 if refused else None, settled=reached)
 
-    async def question(self, call: AnyCall, command: Think) -> tuple[str, Thought | None]:
+    async def question(self, call: AnyCall, draft: Draft) -> tuple[str, Thought | None]:
         """The job of a question, and its answer unless the client would rather not wait or the time is up."""
-        async with self._waits.thought(call.caller.tenant, command.id) as wait:
-            outcome = (await self._writer.write(call, [command]))[0]
+        async with self._waits.thought(call.caller.tenant, draft.id) as wait:
+            outcome = (await self._writer.write(call, [draft]))[0]
             if isinstance(outcome, Exception):
                 raise outcome
             if not call.prefer.respond_async:
-                await self._await_thought(call, command.id, wait, repeated=outcome.duplicate)
-        return self._job(call, command.id, outcome), wait.thought
+                await self._await_thought(call, draft.id, wait, repeated=outcome.duplicate)
+        return self._job(call, draft, outcome), wait.thought
 
-    async def _write(
-        self, call: AnyCall, commands: Sequence[Command], watched: Sequence[Watched]
-    ) -> tuple[Outcomes, bool]:
+    async def _write(self, call: AnyCall, drafts: Sequence[Draft]) -> tuple[Outcomes, bool]:
         """Outcomes of the commands, and whether all that were taken reached what the client waits for."""
-        seconds, stages = self._patience(call, commands[0].op)
+        seconds, stages = self._patience(call, drafts[0].op)
         if not stages:
-            return await self._writer.write(call, commands), False
-        async with self._waits.progress(call.caller.tenant, watched, stages) as wait:
-            outcomes = await self._writer.write(call, commands)
-            await self._await_progress(call, wait, commands, outcomes, seconds)
+            return await self._writer.write(call, drafts), False
+        async with self._waits.progress(call.caller.tenant, drafts, stages) as wait:
+            outcomes = await self._writer.write(call, drafts)
+            await self._await_progress(call, wait, drafts, outcomes, seconds)
             return outcomes, wait.reached
 
     async def _await_progress(
-        self, call: AnyCall, wait: ProgressWait, commands: Sequence[Command], outcomes: Outcomes, seconds: float
+        self, call: AnyCall, wait: ProgressWait, drafts: Sequence[Draft], outcomes: Outcomes, seconds: float
     ) -> None:
         repeated = False
-        for command, outcome in zip(commands, outcomes, strict=True):
+        for draft, outcome in zip(drafts, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                wait.drop(command.id)
+                wait.drop(draft.id)
             else:
                 repeated = repeated or outcome.duplicate
         tenant = call.caller.tenant
@@ -115,8 +111,8 @@ class Acceptor:
         seconds = longest if asked is None else min(asked, longest)
         return seconds, _awaited(op, query.wait)
 
-    def _job(self, call: AnyCall, command: str, appended: Appended) -> str:
-        return JobId(appended.sequence, command).text(call.caller.tenant, self._pepper)
+    def _job(self, call: AnyCall, draft: Draft, appended: Appended) -> str:
+        return JobId(appended.sequence, draft.id).text(call.caller.tenant, self._pepper)
 
 
 def _awaited(op: str, wait: str | None) -> tuple[Stage, ...]:

@@ -101,20 +101,23 @@ def _decode(kind: type[M], raw: bytes) -> M:
 def _unambiguous(raw: bytes) -> None:
     """Refuse what JSON parsers read differently: a name given twice in one object, and NaN or Infinity."""
     try:
-        json.loads(raw, object_pairs_hook=_without_repeats, parse_constant=_no_number)
+        _UNAMBIGUOUS.decode(raw.decode())
     except ValueError as error:
         raise Rejected(str(error), field="body") from error
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> None:
-    names = {name for name, _ in pairs}
-    if len(names) != len(pairs):
-        twice = next(name for n, (name, _) in enumerate(pairs) if name in {earlier for earlier, _ in pairs[:n]})
+    if len(dict(pairs)) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {twice[:64]!r} is given twice in one object; send it once")
 
 
 def _no_number(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+_UNAMBIGUOUS = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_number)
 
 
 def query(kind: type[M], given: MultiMapping[str]) -> M:

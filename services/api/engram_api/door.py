@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from prometheus_client import Counter, Histogram
 from pydantic import BaseModel
 
 from engram_api import envelope
@@ -201,17 +203,27 @@ def _unexpected(error: Exception, route: str) -> EngramError:
 
 
 def _measured(exchange: Exchange, response: web.Response) -> web.Response:
-    route, method, status = exchange.route, exchange.request.method, response.status
+    route, status = exchange.route, response.status
     seconds = time.perf_counter() - exchange.started
-    REQUESTS.labels(route, method, str(status)).inc()
-    SECONDS.labels(route).observe(seconds)
+    _requests(route, exchange.request.method, status).inc()
+    _seconds(route).observe(seconds)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         AUTH_FAILURES.labels("UNAUTHORIZED" if status == HTTPStatus.UNAUTHORIZED else "FORBIDDEN").inc()
     elif status == HTTPStatus.TOO_MANY_REQUESTS:
         RATE_LIMITED.labels(route).inc()
-    if log.isEnabledFor(logging.DEBUG) or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or log.isEnabledFor(logging.DEBUG):
         _logged(exchange, status, seconds)
     return response
+
+
+@lru_cache(maxsize=1_024)
+def _requests(route: str, method: str, status: int) -> Counter:
+    return REQUESTS.labels(route, method, str(status))
+
+
+@lru_cache(maxsize=256)
+def _seconds(route: str) -> Histogram:
+    return SECONDS.labels(route)
 
 
 def _logged(exchange: Exchange, status: int, seconds: float) -> None:

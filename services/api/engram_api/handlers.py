@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from engram_api.accepting import Acceptor
 from engram_api.calls import Answer, Call, Page
 from engram_api.cursors import seal, unseal
+from engram_api.drafts import Draft, command_id, remembering
 from engram_api.jobs import job, thoughts
 from engram_api.models import (
     AcceptedQuestion,
@@ -38,7 +39,6 @@ from engram_api.models import (
 )
 from engram_api.readiness import Readiness
 from engram_api.whereabouts import Whereabouts
-from engram_api.writes import command_id, identity_of
 from engram_contracts.commands import (
     DropEdge,
     DropNode,
@@ -46,7 +46,6 @@ from engram_contracts.commands import (
     NodeId,
     PutEdge,
     PutNode,
-    Remember,
     Revise,
     Think,
 )
@@ -100,20 +99,13 @@ class Handlers:
         self._pepper = pepper
 
     async def remember(self, call: Call[NewMemory | NewMemories, WaitQuery]) -> Answer:
-        """Accept memories. A memory's id is also its command's, so its job can be followed to the index."""
-        many = isinstance(call.body, NewMemories)
-        memories = call.body.memories if isinstance(call.body, NewMemories) else [call.body]
-        now, actor = datetime.now(UTC), call.caller.actor
-        commands = []
-        for place, memory in enumerate(memories):
-            kept = _without_private(memory, f"memories.{place}.content" if many else "content")
-            identity = identity_of(call, memory, place)
-            commands.append(
-                Remember.model_construct(id=identity, accepted_at=now, actor=actor, memory_id=identity, memory=kept)
-            )
-        if many:
-            return await self._acceptor.many(call, commands)
-        return await self._acceptor.change(call, commands[0], memory_id=commands[0].memory_id)
+        """Accept one memory, or many."""
+        now, body = datetime.now(UTC), call.body
+        if isinstance(body, NewMemories):
+            kept = [_without_private(memory, f"memories.{n}.content") for n, memory in enumerate(body.memories)]
+            return await self._acceptor.many(call, remembering(call, kept, now))
+        draft = remembering(call, [_without_private(body, "content")], now)[0]
+        return await self._acceptor.change(call, draft)
 
     async def list_memories(self, call: Call[None, MemoriesQuery]) -> Answer:
         """One page of the record."""
@@ -149,7 +141,7 @@ class Handlers:
             memory_id=memory.id,
             changes=changes.model_dump(mode="json", exclude_unset=True),
         )
-        return await self._acceptor.change(call, command, memory_id=memory.id)
+        return await self._acceptor.change(call, Draft.of(command, memory_id=memory.id))
 
     async def forget(self, call: Call[None, WaitQuery]) -> Answer:
         """Accept that a memory which is there is to be forgotten."""
@@ -160,7 +152,7 @@ class Handlers:
             actor=call.caller.actor,
             memory_id=memory.id,
         )
-        return await self._acceptor.change(call, command, memory_id=memory.id)
+        return await self._acceptor.change(call, Draft.of(command, memory_id=memory.id))
 
     async def recall(self, call: Call[RecallBody, NoQuery]) -> Answer:
         """Ask the index."""
@@ -186,7 +178,7 @@ class Handlers:
             id=command_id(call, Think.op), accepted_at=datetime.now(UTC), actor=call.caller.actor,
             question=body.question, limit=body.limit, filters=body.filters, model=body.model,
         )  # fmt: skip
-        name, thought = await self._acceptor.question(call, command)
+        name, thought = await self._acceptor.question(call, Draft.of(command))
         headers = {"Location": f"/v1/jobs/{name}"}
         if thought is None:
             return Answer(data=AcceptedQuestion(job=name), status=202, headers=headers)
@@ -213,7 +205,7 @@ class Handlers:
             id=command_id(call, PutNode.op), accepted_at=datetime.now(UTC), actor=call.caller.actor,
             node=call.body.id, attributes=call.body.attributes,
         )  # fmt: skip
-        return await self._acceptor.change(call, command)
+        return await self._acceptor.change(call, Draft.of(command))
 
     async def drop_node(self, call: Call[None, WaitQuery]) -> Answer:
         """Accept that a node which is there is to go."""
@@ -222,7 +214,7 @@ class Handlers:
         command = DropNode.model_construct(
             id=command_id(call, DropNode.op, node), accepted_at=datetime.now(UTC), actor=call.caller.actor, node=node
         )
-        return await self._acceptor.change(call, command)
+        return await self._acceptor.change(call, Draft.of(command))
 
     async def put_edge(self, call: Call[EdgeBody, WaitQuery]) -> Answer:
         """Accept an edge."""
@@ -230,7 +222,7 @@ class Handlers:
         command = PutEdge.model_construct(
             id=command_id(call, PutEdge.op), accepted_at=datetime.now(UTC), actor=call.caller.actor, **fields
         )
-        return await self._acceptor.change(call, command)
+        return await self._acceptor.change(call, Draft.of(command))
 
     async def drop_edge(self, call: Call[None, DropEdgeQuery]) -> Answer:
         """Accept that an edge is to go."""
@@ -240,7 +232,7 @@ class Handlers:
             accepted_at=datetime.now(UTC), actor=call.caller.actor,
             source=query.source, type=query.type, target=query.target,
         )  # fmt: skip
-        return await self._acceptor.change(call, command)
+        return await self._acceptor.change(call, Draft.of(command))
 
     async def neighbours(self, call: Call[None, NeighboursQuery]) -> Answer:
         """What lies around a node."""

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
+from engram_api.drafts import Draft
 from engram_api.feeds import Feeds
-from engram_api.whereabouts import Watched, Whereabouts
+from engram_api.whereabouts import Whereabouts
 from engram_contracts.errors import FAMILY, EngramError, Internal
 from engram_contracts.events import JobTrouble, Progress, Thinking
 from engram_contracts.facts import Thought
@@ -50,10 +51,10 @@ class Wait:
 class ProgressWait(Wait):
     """Waits until each command has reached its stages, or is dead. `reached` says whether all of them did."""
 
-    def __init__(self, commands: Sequence[Watched], stages: Collection[Stage]) -> None:
+    def __init__(self, drafts: Sequence[Draft], stages: Collection[Stage]) -> None:
         super().__init__()
-        self._left = {watched.command: set(stages) for watched in commands}
-        self._commands = {watched.command: watched for watched in commands}
+        self._left = {draft.id: set(stages) for draft in drafts}
+        self._drafts = {draft.id: draft for draft in drafts}
         self._dead = False
 
     @property
@@ -61,9 +62,9 @@ class ProgressWait(Wait):
         """Whether every command that was not dropped reached its stages."""
         return not self._left and not self._dead
 
-    def left(self) -> list[Watched]:
+    def left(self) -> list[Draft]:
         """Commands that are still waited for."""
-        return [self._commands[command] for command in self._left]
+        return [self._drafts[command] for command in self._left]
 
     def told(self, command: str, event: Progress) -> None:
         """Take note of an event."""
@@ -122,11 +123,11 @@ class Waits:
 
     @contextlib.asynccontextmanager
     async def progress(
-        self, tenant: str, commands: Sequence[Watched], stages: Collection[Stage]
+        self, tenant: str, drafts: Sequence[Draft], stages: Collection[Stage]
     ) -> AsyncIterator[ProgressWait]:
         """Listen for the progress of commands that are about to be published."""
-        wait = ProgressWait(commands, stages)
-        ids = [watched.command for watched in commands]
+        wait = ProgressWait(drafts, stages)
+        ids = [draft.id for draft in drafts]
         async with self._progress.listen(tenant, ids, wait.told), self._counted(wait):
             yield wait
 
@@ -139,10 +140,10 @@ class Waits:
 
     async def look_for_progress(self, tenant: str, wait: ProgressWait) -> None:
         """Ask the parts about the first commands still waited for."""
-        watched = wait.left()[:RECHECKED_AT_ONCE]
-        found = await asyncio.gather(*(self._whereabouts.stages(tenant, one) for one in watched))
-        for one, stages in zip(watched, found, strict=True):
-            wait.note(one.command, stages)
+        left = wait.left()[:RECHECKED_AT_ONCE]
+        found = await asyncio.gather(*(self._whereabouts.stages(tenant, draft) for draft in left))
+        for draft, stages in zip(left, found, strict=True):
+            wait.note(draft.id, stages)
 
     async def look_for_thought(self, tenant: str, command: str, wait: ThoughtWait) -> None:
         """Ask the record for the answer, and the jobs bucket whether there will be none."""

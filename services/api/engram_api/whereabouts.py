@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from engram_api.drafts import Draft
 from engram_contracts.commands import Forget, Remember, Revise
 from engram_contracts.errors import EngramError, NotFound
 from engram_contracts.events import JobTrouble
@@ -23,15 +24,6 @@ T = TypeVar("T")
 
 INDEXED_OPS = frozenset({Remember.op, Revise.op, Forget.op})
 """Commands whose effect the index shows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """A command whose stages are waited for."""
-
-    op: str
-    command: str
-    memory_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +72,12 @@ class Whereabouts:
             degraded=tuple(dict.fromkeys(silent)),
         )
 
-    async def stages(self, tenant: str, watched: Watched) -> set[Stage]:
+    async def stages(self, tenant: str, draft: Draft) -> set[Stage]:
         """The stages a command has reached, as far as the parts that answer can tell."""
         silent: list[str] = []
         record, indexed = await asyncio.gather(
-            self._known("graph", silent, lambda: self.record(tenant, watched.command)),
-            self._known("vectors", silent, lambda: self._shown(tenant, watched)),
+            self._known("graph", silent, lambda: self.record(tenant, draft.id)),
+            self._known("vectors", silent, lambda: self._shown(tenant, draft)),
         )
         reached: set[Stage] = {"linked"} if record else set()
         return reached | {"indexed"} if indexed else reached
@@ -116,14 +108,14 @@ class Whereabouts:
             silent.append("graph")
         return False
 
-    async def _shown(self, tenant: str, watched: Watched) -> bool:
+    async def _shown(self, tenant: str, draft: Draft) -> bool:
         """Whether the index shows the effect of a command."""
-        if watched.memory_id is None or watched.op not in INDEXED_OPS:
+        if draft.memory_id is None or draft.op not in INDEXED_OPS:
             return False
-        found = await self._indexed(tenant, watched.memory_id)
-        if watched.op == Forget.op:
+        found = await self._indexed(tenant, draft.memory_id)
+        if draft.op == Forget.op:
             return found is None
-        return found is not None and (watched.op == Remember.op or found.command == watched.command)
+        return found is not None and (draft.op == Remember.op or found.command == draft.id)
 
     async def _known(self, part: str, silent: list[str], ask: Callable[[], Awaitable[T | None]]) -> T | None:
         try:
