@@ -60,12 +60,16 @@ class Column:
 
 
 class Graph:
-    """A tenant's graph as of log sequence `sequence`, kept current by `apply`."""
+    """A tenant's graph as of log sequence `sequence`, kept current by `apply`.
+
+    `ids` and `memory_ids` name nodes and memories by number; of the memories, `living` are not forgotten.
+    """
 
     def __init__(self, rows: GraphRows) -> None:
         self.sequence = rows.sequence
         self.ids = rows.node_ids
         self.memory_ids = rows.memory_ids
+        self.living = len(rows.memory_ids)
         self.attributes = {int(_index(rows.node_keys, [key])[0]): text for key, text in rows.attributes.items()}
         self._node_keys, self._new_nodes = rows.node_keys, dict[int, int]()
         self._memory_keys, self._new_memories = rows.memory_keys, dict[int, int]()
@@ -79,6 +83,7 @@ class Graph:
         self._lost_evidence: dict[int, set[int]] = {}
         self._extra_mentions: dict[int, list[int]] = {}
         self._lost_mentions: dict[int, set[int]] = {}
+        self._withdrawn: set[str] = set()
         self._overlay = 0
 
     # Building
@@ -165,6 +170,8 @@ class Graph:
             self._drop_node(self.node(key))
         for triple in change.cut:
             self._cut(self._triple(triple))
+        self._withdrawn.update(change.withdrawn)
+        self.living += len(change.memories) - len(change.withdrawn)
         for key, name, attributes in change.nodes:
             self._put_node(key, name, attributes)
         for key, name in change.memories:
@@ -244,7 +251,7 @@ class Graph:
             lost.discard(memory)
         else:
             self._extra_evidence.setdefault(edge, []).append(memory)
-        self._weigh(edge, self._weight.array[edge] + 1)
+        self._weigh(edge, float(self._weight.array[edge]) + 1)
 
     def _lose_evidence(self, triple: Triple, memory: int) -> None:
         edge = next((edge for edge in self._find(triple) if edge not in self._manual), None)
@@ -255,7 +262,7 @@ class Graph:
             extra.remove(memory)
         else:
             self._lost_evidence.setdefault(edge, set()).add(memory)
-        self._weigh(edge, self._weight.array[edge] - 1)
+        self._weigh(edge, float(self._weight.array[edge]) - 1)
 
     def _cut(self, triple: Triple) -> None:
         for edge in self._find(triple):
@@ -443,7 +450,7 @@ class Graph:
         """Ids of memories an edge came from, the newest first, about as many as are listed."""
         stretch = self._manual.get(edge)
         if stretch is not None:
-            return list(stretch.evidence)
+            return [memory_id for memory_id in stretch.evidence if memory_id not in self._withdrawn]
         lost = self._lost_evidence.get(edge, ())
         base = self._base_evidence(edge)[-LISTED_EVIDENCE - len(lost) :].tolist()
         known = [*(memory for memory in base if memory not in lost), *self._extra_evidence.get(edge, ())]

@@ -92,10 +92,10 @@ def _weekday(number: int, today: date, *, back: bool) -> date:
 
 def _shift(today: date, unit: str, by: int, *, whole_weeks: bool) -> str:
     if unit == "year":
-        return f"{today.year + by:04}"
+        return date(today.year + by, 1, 1).isoformat()[:4]
     if unit == "month":
         months = today.year * 12 + today.month - 1 + by
-        return f"{months // 12:04}-{months % 12 + 1:02}"
+        return date(months // 12, months % 12 + 1, 1).isoformat()[:7]
     moved = today + timedelta(days=by * (7 if unit == "week" else 1))
     if unit == "week" and whole_weeks:
         year, week, _ = moved.isocalendar()

@@ -7,7 +7,8 @@ depend on where the log was cut into batches. The store is read before (`wanted`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import combinations, product
 from typing import Any
@@ -60,9 +61,12 @@ def wanted(deliveries: Sequence[Delivery[Fact]], vocabularies: Mapping[str, Voca
         fact, tenant = delivery.message, delivery.tenant
         if isinstance(fact, Remembered):
             new.add((tenant, fact.memory.id))
+        elif isinstance(fact, Thought):
+            new.update((tenant, citation.memory_id) for citation in fact.citations)
         elif isinstance(fact, Revised | Forgotten | Linked):
             old.add((tenant, fact.memory_id))
         elif isinstance(fact, EdgePut | EdgeDropped):
+            new.update((tenant, memory_id) for memory_id in getattr(fact, "evidence", ()))
             known = vocabularies[tenant]
             for source, target in product(known.candidates(fact.source), known.candidates(fact.target)):
                 triples.add((tenant, (source.key, fact.type, target.key)))
@@ -107,10 +111,8 @@ class Draft:
         batch.rows = {table: [] for table in ("memories", "versions", "nodes", "mentions", "evidence", "edges")}
         for tenant in self.tenants.values():
             tenant.write(batch)
-        withdrawn = {(tenant, memory) for tenant, memories in batch.withdrawn.items() for memory in memories}
         batch.rows["jobs"] = [
-            (*row, self._answer(command, withdrawn) if command in self._thoughts else None)
-            for command, row in self._jobs
+            (*row, self._answer(command) if command in self._thoughts else None) for command, row in self._jobs
         ]
         return batch
 
@@ -142,9 +144,9 @@ class Draft:
         row = (command[0], slot(*command), command[1], memory_id, OPS[type(fact)], *times, sequence)
         self._jobs.append((command, row))
 
-    def _answer(self, command: Named, withdrawn: set[Named]) -> str:
-        thought = self._thoughts[command]
-        if any((command[0], citation.memory_id) in withdrawn for citation in thought.citations):
+    def _answer(self, command: Named) -> str:
+        thought, tenant = self._thoughts[command], self.tenants[command[0]]
+        if any(tenant.was_forgotten(citation.memory_id) for citation in thought.citations):
             thought = withdraw(thought)
         return thought.encode().decode()
 
@@ -239,6 +241,11 @@ class TenantDraft:
         self._replace_links(entry, dict.fromkeys(keys, "model"), triples, stale=())
         entry.changed = True
 
+    def was_forgotten(self, memory_id: str) -> bool:
+        """Whether a memory that was looked up is forgotten by the end of the batch."""
+        entry = self._memories.get(memory_id)
+        return entry is not None and entry.memory is None
+
     def _entry(self, memory_id: str) -> Entry:
         entry = self._memories.get(memory_id)
         if entry is None:
@@ -302,8 +309,7 @@ class TenantDraft:
         node = self._vocabulary.get(name) or self._new(name, "manual")
         merged = {**(json.loads(node.attributes) if node.attributes else {}), **attributes}
         node.attributes = json.dumps(merged, ensure_ascii=False) if merged else ""
-        node.origin = "manual"
-        self._touched[node.key] = node
+        self._keep(node)
 
     def drop_node(self, name: str) -> None:
         """Remove a node with its edges and mentions. One that is not there is no error."""
@@ -342,6 +348,11 @@ class TenantDraft:
         self._touched[node.key] = node
         return node
 
+    def _keep(self, node: Known) -> None:
+        if node.origin != "manual":
+            self._vocabulary.keep(node)
+        self._touched[node.key] = node
+
     def _known(self, key: int) -> Known:
         node = self._vocabulary.at(key)
         if node is None:
@@ -369,9 +380,7 @@ class TenantDraft:
             raise Rejected("an edge joins two different nodes", field="target")
         ends = [self._node(name, "manual") for name in (fact.source, fact.target)]
         for node in ends:
-            if node.origin != "manual":
-                node.origin = "manual"
-                self._touched[node.key] = node
+            self._keep(node)
         triple = (ends[0].key, fact.type, ends[1].key)
         new = Stretch(
             weight=fact.weight, valid_from=fact.valid_from, valid_to=fact.valid_to,
@@ -434,18 +443,22 @@ class TenantDraft:
             batch.rows["edges"] += [
                 (
                     self.tenant, source, kind, target, each.weight, _naive(each.valid_from), _naive(each.valid_to),
-                    list(self._standing(each.evidence)),
+                    list(each.evidence),
                 )
-                for each in self._edges[source, kind, target]
+                for each in self._stretches((source, kind, target))
             ]  # fmt: skip
 
-    def _standing(self, evidence: Iterable[str]) -> Iterable[str]:
-        return (memory_id for memory_id in evidence if memory_id not in self._wiped)
+    def _stretches(self, triple: Triple) -> list[Stretch]:
+        """What was put for an edge, without evidence that was forgotten."""
+        return [
+            replace(each, evidence=tuple(cited for cited in each.evidence if not self.was_forgotten(cited)))
+            for each in self._edges[triple]
+        ]
 
     def change(self) -> GraphChange:
         """The same for a graph in memory."""
-        change = GraphChange(dropped_nodes=list(self._dropped), cut=list(self._cut))
-        change.edges = {triple: self._edges[triple] for triple in self._changed_edges}
+        change = GraphChange(dropped_nodes=list(self._dropped), cut=list(self._cut), withdrawn=list(self._wiped))
+        change.edges = {triple: self._stretches(triple) for triple in self._changed_edges}
         for key, node in self._touched.items():
             if self._vocabulary.at(key) is node:
                 change.nodes.append((key, node.id, node.attributes))

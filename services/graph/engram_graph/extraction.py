@@ -24,7 +24,7 @@ NAME_LENGTH = 120
 """Characters of a name or quotation that is taken; longer ones are no names."""
 
 LEAST_TO_SHOUT = 4
-"""Words from which on a text that is mostly capitals is taken as shouting (or a title), and gives no names."""
+"""Words from which on a text mostly in capital letters is taken as shouting, and gives no names."""
 
 MOST_CONNECTORS = 2
 """Small words in a row inside a name, as in "Lord of the Rings"."""
@@ -45,15 +45,16 @@ def extract(
     `reference` is the moment that "yesterday" refers to. The answer depends on nothing but the arguments.
     """
     quotes = _QUOTED.findall(text) if _QUOTE.search(text) else []
-    pairs = TOKEN.findall(_QUOTED.sub('"', text) if quotes else text)
+    marks = _MARKED.findall(text) if "@" in text or "#" in text else []
+    pairs = TOKEN.findall(_without(text, quotes, marks) if quotes or marks else text)
     words = [word.lower() for _, word in pairs]
     if "'" in text or "’" in text:
         words = [plain(word) for word in words]
     found = dict.fromkeys(_names(pairs, words, vocabulary))
     if quotes:
         found |= dict.fromkeys(_quotations(quotes, vocabulary))
-    if "@" in text or "#" in text:
-        found |= dict.fromkeys(_marks(text))
+    if marks:
+        found |= dict.fromkeys(f"handle:{name}" if sign == "@" else f"tag:{name.lower()}" for sign, name in marks)
     if not TIME_WORDS.isdisjoint(words) or _DIGIT.search(text):
         today = reference.date() if reference is not None else None
         found |= dict.fromkeys(f"date:{found_date}" for found_date in find_dates(text, today))
@@ -73,11 +74,18 @@ def seeds(text: str, vocabulary: Vocabulary, *, now: datetime) -> list[Known]:
     return list(found.values())[:MOST]
 
 
+def _without(text: str, quotes: Sequence[str], marks: Sequence[tuple[str, str]]) -> str:
+    """The text without what is taken as a whole; what stands there instead ends no sentence."""
+    if quotes:
+        text = _QUOTED.sub("'", text)
+    return _MARKED.sub("'", text) if marks else text
+
+
 def _names(pairs: Sequence[tuple[str, str]], words: Sequence[str], vocabulary: Vocabulary) -> Iterator[str]:
     """Known nodes and capitalised names, in the order of the text."""
     known = {start: (length, node.id) for start, length, node in vocabulary.find(words)}
     capitals = [n for n, (_, word) in enumerate(pairs) if word[0].isupper()]
-    if len(capitals) > _SHOUTED * len(pairs) and len(pairs) > LEAST_TO_SHOUT:
+    if len(capitals) > _SHOUTED * len(pairs) and _shouts(pairs):
         capitals = []
     at = 0
     for start in sorted({*known, *capitals}) if known else capitals:
@@ -91,6 +99,11 @@ def _names(pairs: Sequence[tuple[str, str]], words: Sequence[str], vocabulary: V
         name = _name(pairs, words, start, at, vocabulary)
         if name is not None:
             yield name
+
+
+def _shouts(pairs: Sequence[tuple[str, str]]) -> bool:
+    loud = sum(word.isupper() and len(word) > 1 for _, word in pairs)
+    return len(pairs) >= LEAST_TO_SHOUT and loud > _SHOUTED * len(pairs)
 
 
 def _run(pairs: Sequence[tuple[str, str]], words: Sequence[str], start: int) -> int:
@@ -170,8 +183,3 @@ def _quotations(quotes: Sequence[str], vocabulary: Vocabulary) -> Iterator[str]:
             continue
         known = vocabulary.named(" ".join(map(plain, words)))
         yield known.id if known is not None else f"phrase:{' '.join(words)}"
-
-
-def _marks(text: str) -> Iterator[str]:
-    for sign, name in _MARKED.findall(text):
-        yield f"handle:{name}" if sign == "@" else f"tag:{name.lower()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -15,6 +16,8 @@ from engram_graph.vocabularies import Vocabularies
 from engram_graph.vocabulary import Vocabulary
 from engram_runtime.bus import Bus
 from engram_runtime.service import Delivery, Outcome
+
+log = logging.getLogger(__name__)
 
 SLICE = 16
 """Facts worked out in a row before questions get their turn: about a millisecond."""
@@ -43,7 +46,7 @@ class Follower:
 
     async def position(self) -> int:
         """The log sequence whose effects are stored. Opens the file: whoever holds its lock is the only writer."""
-        return await self._partitions.writing(self._number, lambda partition: partition.position())
+        return (await self._partitions.partition(self._number)).position
 
     async def apply(self, deliveries: Sequence[Delivery[Fact]]) -> list[Outcome]:
         """Store what the facts say; those from before the position, or of a known command, change nothing."""
@@ -80,7 +83,11 @@ class Follower:
     def _tell_graphs(self, draft: Draft, sequence: int) -> None:
         for name, tenant in draft.tenants.items():
             if self._graphs.watches(name):
-                self._graphs.apply(name, sequence, tenant.change())
+                try:
+                    self._graphs.apply(name, sequence, tenant.change())
+                except Exception:  # the batch is stored; a graph in memory can be built anew from it
+                    log.exception("graph in memory dropped", extra={"tenant": name, "sequence": sequence})
+                    self._graphs.forget(name)
 
     async def _announce(self, applied: Sequence[Delivery[Fact]]) -> None:
         by_tenant: dict[str, list[Fact]] = {}

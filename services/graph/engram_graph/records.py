@@ -87,6 +87,7 @@ class GraphChange:
     lost_evidence: list[tuple[Triple, int]] = field(default_factory=list)
     dropped_nodes: list[int] = field(default_factory=list)
     cut: list[Triple] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
     nodes: list[tuple[int, str, str]] = field(default_factory=list)
     memories: list[tuple[int, str]] = field(default_factory=list)
     new_mentions: list[tuple[int, int]] = field(default_factory=list)

@@ -64,7 +64,8 @@ class Partition:
         self._root = connection
         self._connection = connection.cursor()
         self._writing = threading.Lock()
-        self._appenders: dict[str, Any] = {}  # duckdb.Appender is not exported for annotations at run time
+        self._appenders: dict[str, duckdb.Appender] = {}
+        self._mark = _mark(connection)
 
     @classmethod
     def open(cls, file: Path, *, memory_limit: str) -> Partition:
@@ -99,15 +100,15 @@ class Partition:
         except _PASSING as error:
             raise Unavailable(f"the record cannot answer now: {type(error).__name__}", retry_after=1) from error
 
+    @property
     def position(self) -> int:
         """The log sequence up to which the effects are stored; 0 for none."""
-        with self.reading() as cursor:
-            return int(cursor.execute("SELECT sequence FROM watermark").fetchall()[0][0])
+        return self._mark[0]
 
     def find(self, wanted: Wanted) -> Found:
         """What the record holds of what a batch will touch."""
         with self.reading() as cursor:
-            _, next_memory, next_node = cursor.execute("FROM watermark").fetchall()[0]
+            _, next_memory, next_node = self._mark
             memories = dict(_memories(cursor, wanted.memories))
             _add_links(cursor, [memories[name] for name in wanted.linked & memories.keys()])
             return Found(
@@ -122,23 +123,24 @@ class Partition:
         """Write a batch and the new position in one transaction; on any error, nothing of it."""
         with self._writing:
             connection = self._connection
+            mark = (batch.sequence, batch.next_memory, batch.next_node)
             connection.begin()
             try:
                 _remove(connection, batch)
                 for table in TABLES:
                     self._append(table, batch.rows.get(table, ()))
-                connection.execute(
-                    "UPDATE watermark SET sequence = $1, next_memory = $2, next_node = $3",
-                    [batch.sequence, batch.next_memory, batch.next_node],
-                )
+                connection.execute("UPDATE watermark SET sequence = $1, next_memory = $2, next_node = $3", list(mark))
                 connection.commit()
             except BaseException as error:
                 self._appenders.clear()
                 with contextlib.suppress(duckdb.Error):
                     connection.rollback()
+                with contextlib.suppress(duckdb.Error):
+                    self._mark = _mark(connection)
                 if isinstance(error, _PASSING):
                     raise Unavailable(f"the record cannot be written now: {error}", retry_after=1) from error
                 raise
+            self._mark = mark
 
     def _append(self, table: str, rows: Sequence[Row]) -> None:
         if not rows:
@@ -148,6 +150,12 @@ class Partition:
             appender = self._appenders[table] = self._connection.appender(table)
         appender.append_rows(rows)
         appender.flush()
+
+
+def _mark(connection: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
+    """The position, and the next key of a memory and of a node."""
+    sequence, next_memory, next_node = connection.execute("FROM watermark").fetchall()[0]
+    return sequence, next_memory, next_node
 
 
 def aware(moment: datetime | None) -> datetime | None:
@@ -167,7 +175,7 @@ def _slots(names: Iterable[Named]) -> list[int]:
 
 def _hits(cursor: duckdb.DuckDBPyConnection, table: str, slots: Sequence[int]) -> list[int]:
     """Which slots occur; four bytes a row are scanned, nothing else."""
-    query = f"SELECT DISTINCT slot FROM {table} WHERE slot IN (SELECT unnest($1::UINTEGER[]))"  # noqa: S608  # a table of ours
+    query = f"SELECT slot FROM {table} WHERE slot IN (SELECT unnest($1::UINTEGER[]))"  # noqa: S608  # a table of ours
     return [row[0] for row in cursor.execute(query, [slots]).fetchall()]
 
 

@@ -51,6 +51,7 @@ class Vocabulary:
         self._keys: dict[int, Known] = {}
         self._names: dict[str, tuple[Known, ...]] = {}
         self._starts: dict[str, int] = {}
+        self._text_starts: dict[str, int] = {}
         for node in nodes:
             self.add(node)
 
@@ -93,8 +94,9 @@ class Vocabulary:
             name = " ".join(words)
             homonyms = (*self._names.get(name, ()), node)
             self._names[name] = homonyms if len(homonyms) == 1 else tuple(sorted(homonyms, key=lambda n: n.precedence))
-            if len(words) > self._starts.get(words[0], 0):
-                self._starts[words[0]] = len(words)
+            _lengthen(self._starts, words)
+            if len(words) > 1 or node.origin == "manual":
+                _lengthen(self._text_starts, words)
 
     def remove(self, node: Known) -> None:
         """Forget a node."""
@@ -105,6 +107,12 @@ class Vocabulary:
             self._names[name] = left
         else:
             self._names.pop(name, None)
+
+    def keep(self, node: Known) -> None:
+        """Make a node one that was put by hand."""
+        self.remove(node)
+        node.origin = "manual"
+        self.add(node)
 
     def rename(self, node: Known, new: str) -> None:
         """Give a node another id; whatever refers to its key follows."""
@@ -118,7 +126,9 @@ class Vocabulary:
         `words` are the text's, in lower case. Single words count only for nodes put by hand, unless `any_case`,
         which is for questions: there tags count too, and single words that are not common ones.
         """
-        starts, at = self._starts, 0
+        starts, at = self._starts if any_case else self._text_starts, 0
+        if starts.keys().isdisjoint(words):
+            return
         for start, word in enumerate(words):
             longest = starts.get(word)
             if longest is None or start < at:
@@ -138,3 +148,7 @@ class Vocabulary:
             return homonyms[0]
         node = next((node for node in homonyms if not node.id.startswith(_NOT_IN_TEXT)), None)
         return node if node is not None and (len(words) > 1 or node.origin == "manual") else None
+
+
+def _lengthen(starts: dict[str, int], words: Sequence[str]) -> None:
+    starts[words[0]] = max(len(words), starts.get(words[0], 0))

@@ -121,7 +121,7 @@ def spread(graph: Graph, seeds: Sequence[int], *, steps: int, limit: int, at: da
     for _ in range(steps):
         wave.pass_on()
     nodes = np.fromiter(wave.active, np.int64, len(wave.active))
-    total = max(len(graph.memory_ids), 1)
+    total = max(graph.living, 1)
     rarity = np.log1p(total / np.maximum(graph.mention_counts[nodes], 1)) / np.log1p(total)
     worth = np.fromiter(wave.active.values(), np.float64, len(nodes)) * rarity
     return _collect(graph, nodes, worth, wave.parents, limit)
