@@ -113,14 +113,14 @@ class ServerIndex:
         among = qdrant.Filter(must=[qdrant.HasIdCondition(has_id=list(heads)), _filter(wanted)])
         scrolled = self._client.scroll(COLLECTION, scroll_filter=among, limit=len(heads), with_payload=False)
         records, _ = await _sent(scrolled)
-        return {str(found.id) for found in records}
+        return {_digits(found) for found in records}
 
     async def fetch(self, tenant: str, heads: Sequence[str]) -> dict[str, str]:
         """See `VectorIndex.fetch`."""
         if not heads or not await self.load():
             return {}
         records = await _sent(self._client.retrieve(COLLECTION, list(heads), with_payload=[TENANT, RECORD]))
-        payloads = {str(found.id): found.payload or {} for found in records}
+        payloads = {_digits(found): found.payload or {} for found in records}
         return {head: each[RECORD] for head, each in payloads.items() if each.get(TENANT) == tenant}
 
     async def count(self, tenant: str) -> int:
@@ -227,7 +227,12 @@ def _sparse(vector: SparseVector) -> qdrant.SparseVector:
 
 
 def _scored(answer: qdrant.QueryResponse) -> list[Scored]:
-    return [(str(point.id), point.score) for point in answer.points]
+    return [(_digits(point), point.score) for point in answer.points]
+
+
+def _digits(point: qdrant.ScoredPoint | qdrant.Record) -> str:
+    """A point's id as we write it, without dashes."""
+    return str(point.id).replace("-", "")
 
 
 def _filter(wanted: Wanted) -> qdrant.Filter:

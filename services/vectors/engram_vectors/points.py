@@ -1,8 +1,8 @@
 """How a memory lies in the index: one point per chunk, and a record on the first.
 
-A point's id is shaped as a UUID: 112 bits derived from tenant and memory id, then the chunk's number. So a repeat
-overwrites itself, hits fold to their memories without reading anything, a memory's points are found without a
-search, and no tenant's memory id can meet another's.
+A point's id is the 32 digits of a UUID: 112 bits derived from tenant and memory id, then the chunk's number. So a
+repeat overwrites itself, hits fold to their memories without reading anything, a memory's points are found without
+a search, and no tenant's memory id can meet another's.
 """
 
 from __future__ import annotations
@@ -76,8 +76,7 @@ class Changes:
 def head_of(tenant: str, memory_id: str) -> str:
     """The id of a memory's first point."""
     name = f"{len(tenant)}:{tenant}{memory_id}".encode()
-    digits = blake2b(name, digest_size=14).hexdigest()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}0000"
+    return blake2b(name, digest_size=14).hexdigest() + "0000"
 
 
 def first_of(point: str) -> str:
