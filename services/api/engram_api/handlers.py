@@ -126,7 +126,11 @@ class Handlers:
 
     async def get_history(self, call: Call[None, NoQuery]) -> Answer:
         """All versions of a memory."""
-        return Answer(data=await self._ask(GetHistory(tenant=call.caller.tenant, memory_id=_memory_id(call))))
+        question = GetHistory(tenant=call.caller.tenant, memory_id=_memory_id(call))
+        try:
+            return Answer(data=await self._ask(question))
+        except NotFound as error:
+            raise NotFound(NO_MEMORY) from error
 
     async def revise(self, call: Call[MemoryChanges, WaitQuery]) -> Answer:
         """Accept a change of a memory that is there."""

@@ -27,10 +27,20 @@ class Readiness:
     what is essential decides, so that one service which is away does not close all doors.
     """
 
-    def __init__(self, bus: Bus, keys: Callable[[], Awaitable[Check]], *, within: float = 1.0) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        keys: Callable[[], Awaitable[Check]],
+        *,
+        within: float = 1.0,
+        fresh: float = FRESH_SECONDS,
+        starting: float = STARTING_SECONDS,
+    ) -> None:
         self._bus = bus
         self._keys = keys
         self._within = within
+        self._fresh = fresh
+        self._starting = starting
         self._started = time.monotonic()
         self._was_complete = False
         self._looked_at = float("-inf")
@@ -38,7 +48,7 @@ class Readiness:
 
     async def look(self) -> tuple[Ready, bool]:
         """What works, and whether this door should be sent requests."""
-        if self._looking is None or (self._looking.done() and time.monotonic() - self._looked_at > FRESH_SECONDS):
+        if self._looking is None or (self._looking.done() and time.monotonic() - self._looked_at > self._fresh):
             self._looking = asyncio.create_task(self._look())
         ready = await asyncio.shield(self._looking)
         return ready, self._serves(ready)
@@ -54,7 +64,7 @@ class Readiness:
         return Ready(status="ready" if complete else "degraded" if able else "unavailable", checks=checks)
 
     def _serves(self, ready: Ready) -> bool:
-        started = self._was_complete or time.monotonic() - self._started > STARTING_SECONDS
+        started = self._was_complete or time.monotonic() - self._started > self._starting
         return ready.status == "ready" or (ready.status == "degraded" and started)
 
     async def _broker(self) -> Check:

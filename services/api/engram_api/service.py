@@ -78,6 +78,7 @@ async def _listening(door: Door, settings: ServeSettings) -> AsyncIterator[None]
     runner = web.AppRunner(
         door.application(),
         access_log=None,
+        logger=_silent(),
         auto_decompress=False,
         keepalive_timeout=settings.idle_seconds,
         lingering_time=LINGER_SECONDS,
@@ -95,6 +96,13 @@ async def _listening(door: Door, settings: ServeSettings) -> AsyncIterator[None]
         yield
     finally:
         await runner.cleanup()
+
+
+def _silent() -> logging.Logger:
+    """A logger for the HTTP library, which would log malformed requests word by word, keys and all."""
+    logger = logging.Logger("aiohttp.server")
+    logger.addHandler(logging.NullHandler())
+    return logger
 
 
 def _secret(setting: SecretStr | None) -> str | None:
