@@ -188,7 +188,7 @@ def _work_consumers(
     )
 
 
-def _log_consumers(owner: str, *, batch: int) -> tuple[Consumer, ...]:
+def _log_consumers(owner: str, *, batch: int, linger: float = 0.001) -> tuple[Consumer, ...]:
     return tuple(
         Consumer(
             name=f"{owner}-{partition}",
@@ -197,6 +197,7 @@ def _log_consumers(owner: str, *, batch: int) -> tuple[Consumer, ...]:
             batch=batch,
             ack_wait=30.0,
             max_ack_pending=4 * batch,
+            linger=linger,
             ack_all=True,
         )
         for partition in range(PARTITIONS)
@@ -220,7 +221,8 @@ REPLAY = Consumer(
 )  # fmt: skip
 """A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
 VECTORS_LOG = _log_consumers("vectors", batch=64)
-GRAPH_LOG = _log_consumers("graph", batch=500)
+GRAPH_LOG = _log_consumers("graph", batch=500, linger=0.05)
+"""A transaction costs the graph milliseconds whatever it holds: waiting a little fills it."""
 EXTRACT_LOG = Consumer(
     name="reasoner-extract", stream=LOG, filters=("engram.log.*.*.remembered",), batch=8, ack_wait=300.0,
     max_ack_pending=32, linger=0.05, ack_all=True,
