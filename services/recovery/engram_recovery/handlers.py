@@ -107,7 +107,7 @@ class Handlers:
         """Ask for a replay's end. A repeat, and one that has ended, changes nothing."""
         record = await self._record(question.tenant, question.id)
         if not record.ended:
-            await self._replays.cancel(record, question.actor)
+            await self._replays.cancel(record)
             log.info("cancelling replay", extra={"replay": record.id, "tenant": record.tenant, "actor": question.actor})
         return await self._status(question.tenant, question.id)
 

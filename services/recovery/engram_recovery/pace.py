@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MOST_AT_ONCE = 200
-LOTS_A_SECOND = 10
+LOTS_A_SECOND = 50
 FORGIVEN_SECONDS = 1.0
 
 
@@ -11,7 +11,8 @@ class Pace:
     """Messages in small lots, so that the rate is met over the whole run.
 
     Message number n (from 0) is due n / `rate` seconds after the start, and a lot goes out when its last message is
-    due. A delay of up to a second is made up for; a longer one moves the schedule, so that no burst follows.
+    due. A delay of up to a second is made up for, with larger lots; a longer one moves the schedule, so that no
+    burst follows.
     """
 
     def __init__(self, rate: float | None, now: float) -> None:
@@ -19,22 +20,26 @@ class Pace:
         self._start = now
         self._sent = 0
 
-    @property
-    def lot(self) -> int:
-        """How many messages go out together."""
-        if self._rate is None:
-            return MOST_AT_ONCE
-        return min(max(round(self._rate / LOTS_A_SECOND), 1), MOST_AT_ONCE)
-
     def wait(self, now: float) -> float:
         """Seconds until the next lot is due."""
         if self._rate is None:
             return 0.0
-        ahead = (self._sent + self.lot - 1) / self._rate
+        ahead = (self._sent + self._smallest - 1) / self._rate
         if now - self._start - ahead > FORGIVEN_SECONDS:
             self._start = now - ahead
         return max(self._start + ahead - now, 0.0)
 
+    def lot(self, now: float) -> int:
+        """How many messages go out together now: what is due, or the smallest lot."""
+        if self._rate is None:
+            return MOST_AT_ONCE
+        due = int((now - self._start) * self._rate) + 1 - self._sent
+        return min(max(due, self._smallest), MOST_AT_ONCE)
+
     def sent(self, count: int) -> None:
         """Note that so many messages went out."""
         self._sent += count
+
+    @property
+    def _smallest(self) -> int:
+        return min(max(round((self._rate or 0.0) / LOTS_A_SECOND), 1), MOST_AT_ONCE)

@@ -25,13 +25,11 @@ from engram_recovery.metrics import REPLAYS_ENDED
 from engram_recovery.pace import Pace
 from engram_recovery.payloads import edited
 from engram_recovery.progress import Sent
-from engram_recovery.replays import Held, Replays
+from engram_recovery.replays import LOOK_SECONDS, Held, Replays
 from engram_runtime.bus import Appended, Bus, Entry
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.4
-"""How often a waiting run looks whether it is to end."""
 BEAT_SECONDS = 1.0
 SWALLOWED = "the broker took it for a repeat of another message"
 STREAMS: dict[str, Stream] = {"work": WORK, "log": LOG, "usage": USAGE}
@@ -95,10 +93,10 @@ class Replayer:
         return found
 
     async def _work(self, held: Held, command: Replay) -> None:
-        pace = Pace(None if command.dry_run else command.rate, time.monotonic())
+        pace = Pace(None if command.dry_run else command.rate, held.began)
         await self._settle(held, ())
         while await self._rest(held, pace.wait(time.monotonic())):
-            lot, cursor = await self._next(held.record, pace.lot)
+            lot, cursor = await self._next(held.record, pace.lot(time.monotonic()))
             if cursor is None:
                 await self._end(held, "done")
                 return
@@ -185,7 +183,7 @@ class Replayer:
         """Wait so long; `False` as soon as the run is to end."""
         until = time.monotonic() + seconds
         while not self._stopping.is_set():
-            if await self._replays.is_cancelled(held.record.tenant, held.record.id):
+            if await held.is_cancelled():
                 return False
             left = until - time.monotonic()
             if left <= 0:

@@ -13,6 +13,8 @@ from engram_recovery import progress
 from engram_runtime.bus import Bus
 
 CANCEL = ".cancel"
+LOOK_SECONDS = 0.4
+"""How often a run looks whether it is to end."""
 
 
 class Replays:
@@ -45,9 +47,9 @@ class Replays:
         cancelling = not record.ended and await self.is_cancelled(record.tenant, record.id)
         return record.status().model_copy(update={"cancelling": cancelling})
 
-    async def cancel(self, record: ReplayRecord, actor: str | None) -> None:
+    async def cancel(self, record: ReplayRecord) -> None:
         """Ask for its end. A repeat changes nothing."""
-        await self._bucket.put(_key(record) + CANCEL, (actor or "").encode())
+        await self._bucket.put(_key(record) + CANCEL, b"1")
 
     async def is_cancelled(self, tenant: str, identity: str) -> bool:
         """Whether its end was asked for."""
@@ -72,7 +74,9 @@ class Held:
         self._replays = replays
         self._revision = revision
         self._now = now
-        self._written = time.monotonic()
+        self._written = self.began = time.monotonic()
+        self._looked = -LOOK_SECONDS
+        self._cancelled = False
         self.record = record
 
     @property
@@ -92,6 +96,13 @@ class Held:
         """Write down what became of a lot."""
         seconds = self.record.seconds + self.quiet_seconds
         await self.write(progress.advanced(self.record, results, cursor=cursor, seconds=seconds))
+
+    async def is_cancelled(self) -> bool:
+        """Whether its end was asked for, as far as the last look tells."""
+        if not self._cancelled and time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._cancelled = await self._replays.is_cancelled(self.record.tenant, self.record.id)
+        return self._cancelled
 
     async def beat(self, waiting: str | None) -> None:
         """Say that the run is alive, and what it waits for."""
