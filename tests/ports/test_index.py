@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from engram_contracts.errors import Conflict, Unavailable
 from engram_contracts.memory import Filters, Memory
 from engram_vectors.changes import dimension_of
 from engram_vectors.filters import Wanted, microseconds, wanted
@@ -400,12 +401,21 @@ async def test_an_edge_index_keeps_everything_over_a_restart(tmp_path: Path) -> 
 
 
 async def test_a_second_opener_of_an_edge_directory_is_refused_with_a_clear_error(tmp_path: Path) -> None:
-    from engram_contracts.errors import Conflict  # noqa: PLC0415
-
     async with open_edge(tmp_path):
         with pytest.raises(Conflict, match=f"another process has the index in {re.escape(repr(str(tmp_path)))} open"):
             async with open_edge(tmp_path):
                 pass
+
+
+async def test_an_edge_index_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
+    async with open_edge(tmp_path) as first:
+        await first.prepare(MODEL, 8)
+    for file in (tmp_path / "current" / "shard").rglob("*.json"):
+        file.write_text("rubbish")
+
+    with pytest.raises(Unavailable, match="move that folder away"):
+        async with open_edge(tmp_path):
+            pass
 
 
 async def test_an_edge_directory_of_an_unfinished_creation_is_made_anew(tmp_path: Path) -> None:

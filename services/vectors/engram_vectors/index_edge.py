@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import fcntl
 import json
-import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
@@ -29,7 +28,6 @@ from engram_vectors.points import RECORD, TAIL, Changes, Point, Relabel
 from engram_vectors.ports import Candidates, Probe, Scored
 from engram_vectors.positions_file import replace
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DENSE, SPARSE = "dense", "sparse"
@@ -76,10 +74,19 @@ class EdgeIndex:
         """Open the shard that is there, if one is."""
         about = self._folder / "current" / "about.json"
         if about.exists():
-            self._shard = _guarded(edge.EdgeShard.load, str(about.parent / "shard"))
+            self._shard = self._loaded(about.parent / "shard")
             self._about = json.loads(about.read_bytes())
             some = self._call(edge.EdgeShard.facet, edge.FacetRequest(TENANT, limit=2))
             self._tenants = {str(hit.value) for hit in some.hits}
+
+    def _loaded(self, shard: Path) -> edge.EdgeShard:
+        try:
+            return edge.EdgeShard.load(str(shard))
+        except Exception as error:
+            raise Unavailable(
+                f"the index in {str(shard.parent)!r} cannot be opened ({error}); move that folder away, and the index "
+                "is built again from the log"
+            ) from error
 
     def close(self) -> None:
         """Flush and close the shard."""
