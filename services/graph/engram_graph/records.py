@@ -54,11 +54,11 @@ class Wanted:
 class Found:
     """What the store holds of what was wanted, and the writer's counters."""
 
-    commands: frozenset[Named]
-    memories: Mapping[Named, Entry]
-    edges: Mapping[tuple[str, Triple], list[Stretch]]
     next_memory: int
     next_node: int
+    commands: frozenset[Named] = frozenset()
+    memories: Mapping[Named, Entry] = field(default_factory=dict)
+    edges: Mapping[tuple[str, Triple], list[Stretch]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -11,10 +11,12 @@ import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from engram_contracts.errors import Unavailable
 from engram_contracts.facts import Thought
@@ -22,6 +24,7 @@ from engram_contracts.memory import Memory
 from engram_graph.draft import withdraw
 from engram_graph.records import Batch, Entry, Found, Named, Row, Triple, Wanted
 from engram_graph.schema import migrate, slot
+from engram_graph.slots import Slots
 from engram_graph.validity import Stretch
 
 TABLES = ("memories", "versions", "nodes", "mentions", "evidence", "edges", "jobs")
@@ -65,7 +68,7 @@ class Partition:
         self._connection = connection.cursor()
         self._writing = threading.Lock()
         self._appenders: dict[str, duckdb.Appender] = {}
-        self._mark = _mark(connection)
+        self._load()
 
     @classmethod
     def open(cls, file: Path, *, memory_limit: str) -> Partition:
@@ -107,13 +110,17 @@ class Partition:
 
     def find(self, wanted: Wanted) -> Found:
         """What the record holds of what a batch will touch."""
+        _, next_memory, next_node = self._mark
+        commands = self._slots["jobs"].among(starmap(slot, wanted.commands))
+        memories = self._slots["memories"].among(starmap(slot, wanted.memories))
+        if not commands and not memories and not wanted.triples:
+            return Found(next_memory=next_memory, next_node=next_node)
         with self.reading() as cursor:
-            _, next_memory, next_node = self._mark
-            memories = dict(_memories(cursor, wanted.memories))
-            _add_links(cursor, [memories[name] for name in wanted.linked & memories.keys()])
+            entries = dict(_memories(cursor, wanted.memories, memories))
+            _add_links(cursor, [entries[name] for name in wanted.linked & entries.keys()])
             return Found(
-                commands=frozenset(_commands(cursor, wanted.commands)),
-                memories=memories,
+                commands=frozenset(_commands(cursor, wanted.commands, commands)),
+                memories=entries,
                 edges=_edges(cursor, wanted.triples),
                 next_memory=next_memory,
                 next_node=next_node,
@@ -136,11 +143,18 @@ class Partition:
                 with contextlib.suppress(duckdb.Error):
                     connection.rollback()
                 with contextlib.suppress(duckdb.Error):
-                    self._mark = _mark(connection)
+                    self._load()
                 if isinstance(error, _PASSING):
                     raise Unavailable(f"the record cannot be written now: {error}", retry_after=1) from error
                 raise
             self._mark = mark
+            for table, slots in self._slots.items():
+                slots.add(row[1] for row in batch.rows.get(table, ()))
+
+    def _load(self) -> None:
+        """Read what is kept in memory of the file: the watermark, and the slots that are taken."""
+        self._mark = _mark(self._connection)
+        self._slots = {table: _taken(self._connection, table) for table in ("jobs", "memories")}
 
     def _append(self, table: str, rows: Sequence[Row]) -> None:
         if not rows:
@@ -169,29 +183,24 @@ def _why(file: Path, error: duckdb.Error) -> str:
     return f"{file.name} cannot be opened: {error}"
 
 
-def _slots(names: Iterable[Named]) -> list[int]:
-    return [slot(*name) for name in names]
+def _taken(connection: duckdb.DuckDBPyConnection, table: str) -> Slots:
+    rows = connection.execute(f"SELECT slot FROM {table}").fetchnumpy()  # noqa: S608  # a table of ours
+    return Slots(np.ma.getdata(rows["slot"]).astype(np.uint32))
 
 
-def _hits(cursor: duckdb.DuckDBPyConnection, table: str, slots: Sequence[int]) -> list[int]:
-    """Which slots occur; four bytes a row are scanned, nothing else."""
-    query = f"SELECT slot FROM {table} WHERE slot IN (SELECT unnest($1::UINTEGER[]))"  # noqa: S608  # a table of ours
-    return [row[0] for row in cursor.execute(query, [slots]).fetchall()]
-
-
-def _commands(cursor: duckdb.DuckDBPyConnection, names: frozenset[Named]) -> Iterator[Named]:
-    hits = _hits(cursor, "jobs", _slots(names))
-    if hits:
-        rows = cursor.execute("SELECT tenant, command FROM jobs WHERE slot IN (SELECT unnest($1::UINTEGER[]))", [hits])
+def _commands(cursor: duckdb.DuckDBPyConnection, names: frozenset[Named], slots: Sequence[int]) -> Iterator[Named]:
+    if slots:
+        rows = cursor.execute("SELECT tenant, command FROM jobs WHERE slot IN (SELECT unnest($1::UINTEGER[]))", [slots])
         yield from (name for name in rows.fetchall() if name in names)
 
 
-def _memories(cursor: duckdb.DuckDBPyConnection, names: frozenset[Named]) -> Iterator[tuple[Named, Entry]]:
-    hits = _hits(cursor, "memories", _slots(names)) if names else []
-    if not hits:
+def _memories(
+    cursor: duckdb.DuckDBPyConnection, names: frozenset[Named], slots: Sequence[int]
+) -> Iterator[tuple[Named, Entry]]:
+    if not slots:
         return
     query = "SELECT tenant, id, key, record FROM memories WHERE slot IN (SELECT unnest($1::UINTEGER[]))"
-    for tenant, name, key, record in cursor.execute(query, [hits]).fetchall():
+    for tenant, name, key, record in cursor.execute(query, [slots]).fetchall():
         if (tenant, name) in names:
             memory = Memory.model_validate_json(record) if record is not None else None
             yield (tenant, name), Entry(key, name, memory, stored=True, changed=False)
