@@ -40,7 +40,7 @@ async def in_pieces(folder: Path, seed: int, cuts: list[tuple[int, int, bool]]) 
                     break
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(
     seed=st.integers(0, 10_000),
     cuts=st.lists(st.tuples(st.integers(0, 20), st.integers(0, LENGTH), st.booleans()), max_size=6),
@@ -68,7 +68,7 @@ async def test_a_command_seen_at_another_sequence_changes_nothing(tmp_path: Path
     assert twice == {name: rows for name, rows in once.items() if name != "position"}
 
 
-KILLED_LENGTH = 1_500
+KILLED_LENGTH = 1_000
 CHILD = """
 import asyncio, sys
 from pathlib import Path
@@ -96,7 +96,7 @@ async def test_a_writer_killed_again_and_again_leaves_the_same_record(tmp_path: 
         child = start_writer(tmp_path / "killed")
         assert child.stdout is not None
         assert child.stdout.readline() == b"began\n"
-        if killed < 4:
+        if killed < 3:
             try:
                 child.wait(chance.uniform(0.01, 0.15))
             except subprocess.TimeoutExpired:

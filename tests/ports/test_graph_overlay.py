@@ -19,7 +19,7 @@ from support.memories import START
 LENGTH = 60
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(seed=st.integers(0, 10_000), loaded_after=st.integers(0, LENGTH), piece=st.integers(1, 20))
 def test_what_is_kept_current_equals_what_is_built_anew(seed: int, loaded_after: int, piece: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -59,9 +59,8 @@ class Follower:
     async def _apply(self, fresh: Sequence[Delivery[Fact]]) -> dict[int, Outcome]:
         async with self._vocabularies.held(delivery.tenant for delivery in fresh) as vocabularies:
             draft, applied, outcomes = await self._work_out(fresh, vocabularies)
-            batch = draft.batch()
-            await self._partitions.writing(self._number, lambda partition: partition.write(batch))
-            self._tell_graphs(draft, batch.sequence)
+            await self._partitions.writing(self._number, lambda partition: partition.write(draft.batch()))
+            self._tell_graphs(draft, fresh[-1].sequence)
         await self._announce(applied)
         return outcomes
 
