@@ -103,7 +103,13 @@ def paste(fence: Fence, system: System, environ: dict[str, str]) -> subprocess.C
         state = system.data_dir.parent / "shell-state"
         state.touch()
         command = ["sh", "-euc", f". {state}\nset -a\n{code}\nexport -p > {state}\n"]
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    try:
+        return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=90, check=False)
+    except subprocess.TimeoutExpired as late:
+        said = [
+            (text or b"").decode() if isinstance(text, bytes) else text or "" for text in (late.stdout, late.stderr)
+        ]
+        return subprocess.CompletedProcess(command, 124, said[0], f"{said[1]}\ntoo late\n{system.logs()}")
 
 
 @pytest.mark.parametrize("fence", PASTED, ids=lambda fence: fence.id)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from engram_contracts.errors import Rejected
@@ -40,23 +42,38 @@ def password(folder: Path) -> str:
     return kept
 
 
-def pick_port(folder: Path) -> int:
-    """The port of the last run if it is free, else 4222, else any."""
+def ports(folder: Path) -> Iterator[int]:
+    """Ports to try, each free a moment ago: that of the last run, 4222, then a few others."""
     file = folder / "port"
-    candidates = [int(file.read_text())] if file.exists() else []
-    port = next((port for port in (*candidates, FAVOURITE_PORT) if _free(port)), 0) or any_port()
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(str(port))
-    return port
+    kept = [int(file.read_text())] if file.exists() else []
+    yield from (port for port in (*kept, FAVOURITE_PORT) if _free(port))
+    for _ in range(3):
+        yield any_port()
+
+
+def name(folder: Path) -> str:
+    """What the broker of this folder calls itself."""
+    return f"engram-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+
+
+def answers(folder: Path, port: int) -> bool:
+    """Whether the broker of this folder, and not another one, listens on the port."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            greeting = connection.makefile("rb").readline()
+        return bool(json.loads(greeting.removeprefix(b"INFO "))["server_name"] == name(folder))
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def configure(folder: Path, *, port: int, durability: Durability) -> Path:
-    """Write the broker's configuration; its path."""
+    """Write the broker's configuration, and keep the port for the next run; the configuration's path."""
     file = folder / "nats.conf"
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "port").write_text(str(port))
     file.touch(mode=0o600)
     file.write_text(
-        f"""server_name: engram
+        f"""server_name: {name(folder)}
 host: "127.0.0.1"
 port: {port}
 max_payload: 4MB

@@ -30,6 +30,7 @@ BEHIND = {"graph": 5, "metering": 5}
 
 PRELOADED = ("numpy", "engram_runtime.host", "engram_contracts.topology")
 LOCK_SECONDS = 3.0
+BROKER_SECONDS = 30.0
 READY_SECONDS = 60.0
 MOST_STARTS = 5
 """So often a process may be started before the system is ready."""
@@ -89,15 +90,29 @@ class Supervisor:
         if self._settings.nats_is_external:
             return
         folder = self._data / "nats"
-        port = broker.pick_port(folder)
-        config = broker.configure(folder, port=port, durability=self._settings.durability)
-        self._flags["nats"] = {
-            **self._flags.get("nats", {}),
-            "url": f"nats://127.0.0.1:{port}",
-            "user": broker.USER,
-            "password": broker.password(folder),
-        }
-        self._begin(Child("nats", program(broker.binary(), "-c", str(config)), self._log("nats")))
+        for port in broker.ports(folder):
+            config = broker.configure(folder, port=port, durability=self._settings.durability)
+            child = Child("nats", program(broker.binary(), "-c", str(config)), self._log("nats"))
+            child.start()
+            if self._listens(child, folder, port):
+                self._children.append(child)
+                self._flags["nats"] = {
+                    **self._flags.get("nats", {}),
+                    "url": f"nats://127.0.0.1:{port}",
+                    "user": broker.USER,
+                    "password": broker.password(folder),
+                }
+                return
+        raise Unavailable(f"nats-server does not start; see {self._log('nats')}")
+
+    def _listens(self, child: Child, folder: Path, port: int) -> bool:
+        """Wait until the broker listens; it ends at once where another program was quicker to take the port."""
+        deadline = time.monotonic() + BROKER_SECONDS
+        while self._told is None and time.monotonic() < deadline and not broker.answers(folder, port):
+            if os.waitpid(child.pid or 0, os.WNOHANG)[0]:
+                return False
+            self._watch(0.01)
+        return True
 
     def _provision(self) -> None:
         """Streams, consumers, buckets and the first key, in a child of its own; waits for it."""

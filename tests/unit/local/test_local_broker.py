@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from engram import broker
-from support.servers import free_port
+from support.servers import free_port, wait_for_port
 
 
 @pytest.mark.parametrize(("durability", "sync"), [("power", "always"), ("second", "1s"), ("process", "2m")])
@@ -42,9 +42,11 @@ def test_the_password_is_made_once(tmp_path):
 
 
 def test_a_port_is_kept_from_run_to_run(tmp_path):
-    (tmp_path / "port").write_text(str(free_port()))
+    port = free_port()
 
-    assert broker.pick_port(tmp_path) == broker.pick_port(tmp_path) == int((tmp_path / "port").read_text())
+    broker.configure(tmp_path, port=port, durability="process")
+
+    assert next(broker.ports(tmp_path)) == port
 
 
 def test_a_port_that_was_taken_meanwhile_is_not_kept(tmp_path):
@@ -53,4 +55,23 @@ def test_a_port_that_was_taken_meanwhile_is_not_kept(tmp_path):
         taken.listen()
         (tmp_path / "port").write_text(str(taken.getsockname()[1]))
 
-        assert broker.pick_port(tmp_path) != taken.getsockname()[1]
+        assert taken.getsockname()[1] not in list(broker.ports(tmp_path))
+
+
+def test_the_broker_of_another_folder_is_not_taken_for_ones_own(tmp_path):
+    port = free_port()
+    config = broker.configure(tmp_path / "one", port=port, durability="process")
+    process = subprocess.Popen([broker.binary(), "-c", config], stderr=subprocess.DEVNULL)
+
+    try:
+        wait_for_port(port, process)
+
+        assert broker.answers(tmp_path / "one", port)
+        assert not broker.answers(tmp_path / "two", port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_where_nobody_listens_nobody_answers(tmp_path):
+    assert not broker.answers(tmp_path, free_port())
