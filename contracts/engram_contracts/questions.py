@@ -65,8 +65,8 @@ class RecallWeights(Strict):
 
     `dense` is the dense leg's share, the sparse leg has the rest. `neighbours` scales what neighbouring turns of
     a conversation lend, `speaker` is for memories of a speaker whom the question names, `statement` for turns that
-    are not themselves questions, `date` for memories of a time that it names; `graph` is for activation. `recency` counts
-    with `half_life_days`. `first_person` puts a speaker's name in the first person for the dense leg.
+    are not themselves questions, `date` for memories of a time that it names; `graph` is for activation. `recency`
+    counts with `half_life_days`. `first_person` puts a speaker's name in the first person for the dense leg.
     `diversity` runs from 0 (none) to 1 (nothing alike).
     """
 

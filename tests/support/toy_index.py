@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engram_vectors.filters import TENANT, Wanted
+from engram_vectors.looks import Look
 from engram_vectors.points import RECORD, TAIL, Changes
 from engram_vectors.ports import Candidates, Probe
 
@@ -46,6 +47,12 @@ class ToyIndex:
 
     async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
         return Candidates()
+
+    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[str, Look]:
+        return {}
+
+    async def tally(self, wanted: Wanted) -> int:
+        return 0
 
     async def narrow(self, wanted: Wanted, heads: Sequence[str]) -> set[str]:
         return {head for head in heads if self.payloads.get(head, {}).get(TENANT) == wanted.tenant}

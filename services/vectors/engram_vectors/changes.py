@@ -17,6 +17,7 @@ from engram_contracts.errors import NotFound, Rejected
 from engram_contracts.facts import Chunk, Embedding, Fact, Forgotten, Remembered, Revised
 from engram_contracts.memory import Memory, MemoryChanges
 from engram_runtime.service import Delivery, Outcome
+from engram_vectors.places import Places, Session
 from engram_vectors.points import (
     Changes,
     Entry,
@@ -42,12 +43,14 @@ class Fold:
     """Takes facts in order and says what they change.
 
     `entries` holds what the index knows, by first point; `model` is the model of the index's vectors, if it has any.
+    `places` hands out places in sessions; it has learned those of the batch (`session_of`).
     """
 
-    def __init__(self, entries: Mapping[str, Entry], *, model: str | None, now: datetime) -> None:
+    def __init__(self, entries: Mapping[str, Entry], *, model: str | None, places: Places, now: datetime) -> None:
         self._entries = entries
         self._model = model
         self._dimension = dimension_of(model) if model else 0
+        self._places = places
         self._now = now
         self._drafts: dict[str, Draft] = {}
 
@@ -112,7 +115,8 @@ class Fold:
             return None
         if fact.embedding is not None:
             return self._entry(delivery, memory, fact.embedding.chunks, known)
-        update = {"memory": memory, "command": fact.command, "log_sequence": delivery.sequence}
+        place = self._place(delivery.tenant, memory, known)
+        update = {"memory": memory, "command": fact.command, "log_sequence": delivery.sequence, "place": place}
         return known.model_copy(update={**update, "indexed_at": self._now})
 
     def _forget(self, delivery: Delivery[Fact], fact: Forgotten) -> Outcome:
@@ -138,7 +142,16 @@ class Fold:
             indexed_at=self._now,
             spans=spans_of(chunks),
             reach=max(known.reach if known else 0, len(chunks)),
+            place=self._place(delivery.tenant, memory, known) if memory else 0,
         )
+
+    def _place(self, tenant: str, memory: Memory, known: Entry | None) -> int:
+        """Where a memory stands: where it stood, unless it is new in its session."""
+        if memory.session_id is None:
+            return 0
+        if known is not None and known.memory is not None and known.memory.session_id == memory.session_id:
+            return known.place
+        return self._places.next((tenant, memory.session_id))
 
     def _write(self, tenant: str, head: str, entry: Entry, embedding: Embedding | None) -> None:
         """Have the record written, with these vectors or those that an earlier fact of the batch brought."""
@@ -159,6 +172,16 @@ class Fold:
         if not embedding.chunks or not all(_is_sound(chunk, self._dimension) for chunk in embedding.chunks):
             return Rejected(f"the embedding does not hold vectors of {self._model!r}; send the command again")
         return None
+
+
+def session_of(delivery: Delivery[Fact]) -> Session | None:
+    """The session that a fact puts a memory into, if any."""
+    fact = delivery.message
+    if isinstance(fact, Remembered):
+        session = fact.memory.session_id
+    else:
+        session = fact.changes.get("session_id") if isinstance(fact, Revised) else None
+    return (delivery.tenant, session) if isinstance(session, str) else None
 
 
 def memory_of(fact: Fact) -> str:

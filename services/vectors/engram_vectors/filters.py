@@ -69,6 +69,16 @@ def wanted(tenant: str, filters: Filters, *, now: datetime) -> Wanted:
     return Wanted(tenant, must=tuple(_conditions(filters)), must_not=(expired,))
 
 
+def session_among(tenant: str, session: str) -> Wanted:
+    """The conditions for a session's points."""
+    return Wanted(tenant, must=(Match(TERMS, (as_token(f"session_id={session}"),)),))
+
+
+def said_by(tenant: str, name: str) -> Wanted:
+    """The conditions for what was said by somebody with this word (in lower case) in their name."""
+    return Wanted(tenant, must=(Match(TERMS, (as_token(f"said={name}"),)),))
+
+
 def microseconds(moment: datetime) -> int:
     """Microseconds since 1970, exact, so that `after` and `before` cut where they say."""
     return (moment - EPOCH) // MICROSECOND
@@ -77,6 +87,8 @@ def microseconds(moment: datetime) -> int:
 def terms(memory: MemoryFields) -> str:
     """A memory's tokens. Metadata that is a list gives none: filters ask for equality with one value."""
     found = [f"{name}={value}" for name in SCOPES if (value := getattr(memory, name)) is not None]
+    if memory.speaker:
+        found += [f"said={word}" for word in memory.speaker.casefold().split()]
     if memory.tags:
         found += [f"tag={tag}" for tag in memory.tags]
     if memory.metadata:

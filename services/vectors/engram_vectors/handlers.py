@@ -23,8 +23,10 @@ from engram_contracts.questions import (
 )
 from engram_runtime.bus import Bus
 from engram_runtime.service import Delivery, Outcome
-from engram_vectors.changes import Fold, dimension_of, memory_of
-from engram_vectors.points import Entry, head_of
+from engram_vectors.changes import Fold, dimension_of, memory_of, session_of
+from engram_vectors.filters import session_among
+from engram_vectors.places import Places
+from engram_vectors.points import Changes, Entry, head_of
 from engram_vectors.ports import VectorIndex
 from engram_vectors.positions import Positions
 from engram_vectors.recalling import Recaller
@@ -60,6 +62,7 @@ class Handlers:
         self._bus = bus
         self._now = now
         self._turns = turns
+        self._places = Places(self._in_session)
 
     async def recall(self, question: Recall) -> Recollection:
         """The memories that best answer a query; whatever cannot help is named in `degraded`."""
@@ -123,12 +126,24 @@ class Handlers:
         for tenant, heads in _heads(batch).items():
             records = await self._index.fetch(tenant, list(heads))
             entries.update((head, Entry.model_validate_json(record)) for head, record in records.items())
-        fold = Fold(entries, model=self._index.model, now=self._now())
+        await self._places.learn(filter(None, map(session_of, batch)))
+        fold = Fold(entries, model=self._index.model, places=self._places, now=self._now())
         outcomes = [fold.take(delivery) for delivery in batch]
         changes = fold.changes()
         if self._index.model is not None:
-            await self._index.write(changes)
+            await self._write_changes(changes)
         return outcomes, changes.size
+
+    async def _write_changes(self, changes: Changes) -> None:
+        try:
+            await self._index.write(changes)
+        except BaseException:
+            self._places.forget()
+            raise
+        self._places.trim()
+
+    async def _in_session(self, tenant: str, session: str) -> int:
+        return await self._index.tally(session_among(tenant, session))
 
     async def _announce(self, done: Batch) -> None:
         by_tenant: defaultdict[str, list[Fact]] = defaultdict(list)

@@ -24,7 +24,8 @@ import qdrant_edge as edge
 from engram_contracts.errors import Conflict, Unavailable
 from engram_contracts.facts import SparseVector
 from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Condition, Wanted, Within
-from engram_vectors.points import RECORD, TAIL, Changes, Point, Relabel
+from engram_vectors.looks import Look, read_look
+from engram_vectors.points import LOOK, PLACE, RECORD, TAIL, Changes, Point, Relabel, first_of
 from engram_vectors.ports import Candidates, Probe, Scored
 from engram_vectors.positions_file import replace
 
@@ -125,7 +126,22 @@ class EdgeIndex:
             vector = _sparse(probe.sparse)
             legs[SPARSE] = _query(vector, SPARSE, among, probe.limit, self._own_idf(wanted.tenant))
         found = self._call(edge.EdgeShard.query_batch, edge.QueryBatchRequest(list(legs.values())))
-        return Candidates(**{name: _scored(points) for name, points in zip(legs, found, strict=True)})
+        scored = {name: _scored(points) for name, points in zip(legs, found, strict=True)}
+        return Candidates(**scored, looks=_looks(*found))
+
+    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[str, Look]:
+        """See `VectorIndex.standing`."""
+        if self._shard is None or not places:
+            return {}
+        here = edge.FieldCondition(PLACE, match=edge.MatchAny(list(places)))
+        among = edge.Filter(must=[here, _filter(wanted)])
+        request = edge.ScrollRequest(limit=4 * len(places), filter=among, with_payload=[LOOK])
+        records, _ = self._call(edge.EdgeShard.scroll, request)
+        return _looks(records)
+
+    async def tally(self, wanted: Wanted) -> int:
+        """See `VectorIndex.tally`."""
+        return self._count(_filter(wanted), exact=True)
 
     async def narrow(self, wanted: Wanted, heads: Sequence[str]) -> set[str]:
         """See `VectorIndex.narrow`."""
@@ -159,11 +175,11 @@ class EdgeIndex:
             raise Unavailable("the index is not open")
         return _guarded(what, self._shard, *arguments)
 
-    def _count(self, *must: Any) -> int:
+    def _count(self, *must: Any, exact: bool = False) -> int:
         """Points that match, by the payload index alone, which is exact for one condition of an unmerged shard."""
         if self._shard is None:
             return 0
-        request = edge.CountRequest(exact=len(must) > 1, filter=edge.Filter(must=list(must)))
+        request = edge.CountRequest(exact=exact or len(must) > 1, filter=edge.Filter(must=list(must)))
         return self._call(edge.EdgeShard.count, request)
 
     def _without_idle(self, wanted: Wanted) -> Wanted:
@@ -231,6 +247,7 @@ def _payload_indexes() -> dict[str, Any]:
         TAIL: edge.KeywordIndexParams(),
         TERMS: edge.TextIndexParams(tokenizer=edge.TokenizerType.Whitespace, lowercase=False),
         AT: numbers,
+        PLACE: edge.IntegerIndexParams(lookup=True, range=False),
         EXPIRES: numbers,
     }
 
@@ -271,11 +288,16 @@ def _sparse(vector: SparseVector) -> edge.SparseVector:
 
 def _query(vector: Any, leg: str, among: edge.Filter, limit: int, params: edge.SearchParams) -> edge.QueryRequest:
     query = edge.Query.Nearest(vector, using=leg)
-    return edge.QueryRequest(limit=limit, query=query, filter=among, with_payload=False, params=params)
+    return edge.QueryRequest(limit=limit, query=query, filter=among, with_payload=[LOOK], params=params)
 
 
 def _scored(points: Sequence[edge.ScoredPoint]) -> list[Scored]:
     return [(_digits(point), point.score) for point in points]
+
+
+def _looks(*found: Sequence[edge.ScoredPoint | edge.Record]) -> dict[str, Look]:
+    texts = {first_of(_digits(point)): (point.payload or {})[LOOK] for points in found for point in points}
+    return {head: read_look(text) for head, text in texts.items()}
 
 
 def _digits(point: edge.ScoredPoint | edge.Record) -> str:

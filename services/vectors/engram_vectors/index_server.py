@@ -22,7 +22,8 @@ from qdrant_client.http.exceptions import ApiException
 from engram_contracts.errors import Unavailable
 from engram_contracts.facts import SparseVector
 from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Condition, Wanted, Within
-from engram_vectors.points import RECORD, TAIL, Changes, Point, Relabel
+from engram_vectors.looks import Look, read_look
+from engram_vectors.points import LOOK, PLACE, RECORD, TAIL, Changes, Point, Relabel, first_of
 from engram_vectors.ports import Candidates, Probe, Scored
 from engram_vectors.settings import QdrantSettings
 
@@ -104,7 +105,24 @@ class ServerIndex:
         if not legs or not await self.load():
             return Candidates()
         answers = await _sent(self._client.query_batch_points(COLLECTION, list(legs.values())))
-        return Candidates(**{name: _scored(answer) for name, answer in zip(legs, answers, strict=True)})
+        scored = {name: _scored(answer) for name, answer in zip(legs, answers, strict=True)}
+        return Candidates(**scored, looks=_looks(*(answer.points for answer in answers)))
+
+    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[str, Look]:
+        """See `VectorIndex.standing`."""
+        if not places or not await self.load():
+            return {}
+        here = qdrant.FieldCondition(key=PLACE, match=qdrant.MatchAny(any=list(places)))
+        among = qdrant.Filter(must=[here, _filter(wanted)])
+        scrolled = self._client.scroll(COLLECTION, scroll_filter=among, limit=4 * len(places), with_payload=[LOOK])
+        records, _ = await _sent(scrolled)
+        return _looks(records)
+
+    async def tally(self, wanted: Wanted) -> int:
+        """See `VectorIndex.tally`."""
+        if not await self.load():
+            return 0
+        return (await _sent(self._client.count(COLLECTION, count_filter=_filter(wanted), exact=True))).count
 
     async def narrow(self, wanted: Wanted, heads: Sequence[str]) -> set[str]:
         """See `VectorIndex.narrow`."""
@@ -174,6 +192,7 @@ def _payload_indexes() -> dict[str, Any]:
         TAIL: qdrant.KeywordIndexParams(type=qdrant.KeywordIndexType.KEYWORD),
         TERMS: whole_words,
         AT: numbers,
+        PLACE: qdrant.IntegerIndexParams(type=qdrant.IntegerIndexType.INTEGER, lookup=True, range=False),
         EXPIRES: numbers,
     }
 
@@ -209,7 +228,9 @@ def _legs(wanted: Wanted, probe: Probe) -> dict[str, qdrant.QueryRequest]:
     legs = {}
     if probe.dense is not None:
         query = qdrant.NearestQuery(nearest=list(probe.dense))
-        legs[DENSE] = qdrant.QueryRequest(query=query, using=DENSE, filter=among, limit=probe.limit)
+        legs[DENSE] = qdrant.QueryRequest(
+            query=query, using=DENSE, filter=among, limit=probe.limit, with_payload=[LOOK]
+        )
     if probe.sparse is not None and probe.sparse.indices:
         own = qdrant.IdfCorpusParams(corpus=qdrant.Filter(must=[_match(TENANT, wanted.tenant)]))
         legs[SPARSE] = qdrant.QueryRequest(
@@ -217,6 +238,7 @@ def _legs(wanted: Wanted, probe: Probe) -> dict[str, qdrant.QueryRequest]:
             using=SPARSE,
             filter=among,
             limit=probe.limit,
+            with_payload=[LOOK],
             params=qdrant.SearchParams(idf=own),
         )
     return legs
@@ -228,6 +250,11 @@ def _sparse(vector: SparseVector) -> qdrant.SparseVector:
 
 def _scored(answer: qdrant.QueryResponse) -> list[Scored]:
     return [(_digits(point), point.score) for point in answer.points]
+
+
+def _looks(*found: Sequence[qdrant.ScoredPoint | qdrant.Record]) -> dict[str, Look]:
+    texts = {first_of(_digits(point)): (point.payload or {})[LOOK] for points in found for point in points}
+    return {head: read_look(text) for head, text in texts.items()}
 
 
 def _digits(point: qdrant.ScoredPoint | qdrant.Record) -> str:

@@ -16,8 +16,10 @@ from engram_contracts.facts import Chunk, SparseVector
 from engram_contracts.memory import Memory
 from engram_contracts.messages import Message, Moment
 from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, microseconds, terms
+from engram_vectors.looks import look_of
 
 RECORD = "record"
+LOOK, PLACE = "look", "place"
 TAIL = "tail"
 """Names the tenant on every point that is not a memory's first: memories are the tenant's points less these."""
 
@@ -29,7 +31,7 @@ class Entry(Message):
 
     `log_sequence` and `command` are of the last fact that changed it, `born` is the log sequence of its first.
     `spans` are the chunks of a memory that has several, as characters of the content. `reach` is the largest number
-    of chunks it ever had.
+    of chunks it ever had. `place` is where it stands in its session (see `places`; 0 for none).
     """
 
     memory: Memory | None = None
@@ -39,6 +41,7 @@ class Entry(Message):
     indexed_at: Moment
     spans: tuple[tuple[int, int], ...] = ()
     reach: int = 1
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +100,7 @@ def chunk_number(point: str) -> int:
 def points_of(tenant: str, head: str, entry: Entry, chunks: Sequence[Chunk]) -> list[Point]:
     """All points of a memory."""
     assert entry.memory is not None
-    labels = _labels(tenant, entry.memory)
-    if entry.memory.expires_at is None:
-        del labels[EXPIRES]
+    labels = {name: value for name, value in _labels(tenant, entry.memory, entry.place).items() if value is not None}
     first = Point(head, {**labels, RECORD: entry.encode().decode()}, chunks[0].floats(), chunks[0].sparse)
     if len(chunks) == 1:
         return [first]
@@ -111,7 +112,7 @@ def points_of(tenant: str, head: str, entry: Entry, chunks: Sequence[Chunk]) -> 
 def relabels_of(tenant: str, head: str, entry: Entry) -> list[Relabel]:
     """What brings the points of a memory up to date whose vectors have not changed."""
     assert entry.memory is not None
-    labels = _labels(tenant, entry.memory)
+    labels = _labels(tenant, entry.memory, entry.place)
     first = Relabel([head], {**labels, RECORD: entry.encode().decode()})
     if len(entry.spans) < 2:
         return [first]
@@ -133,11 +134,13 @@ def spans_of(chunks: Sequence[Chunk]) -> tuple[tuple[int, int], ...]:
     return tuple((chunk.start, chunk.end) for chunk in chunks) if len(chunks) > 1 else ()
 
 
-def _labels(tenant: str, memory: Memory) -> Payload:
+def _labels(tenant: str, memory: Memory, place: int) -> Payload:
     expires = memory.expires_at
     return {
         TENANT: tenant,
         TERMS: terms(memory),
         AT: microseconds(memory.occurred_at or memory.created_at),
         EXPIRES: None if expires is None else microseconds(expires),
+        PLACE: place or None,
+        LOOK: look_of(memory, place),
     }

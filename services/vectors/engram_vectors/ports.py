@@ -8,6 +8,7 @@ from typing import Protocol
 
 from engram_contracts.facts import SparseVector
 from engram_vectors.filters import Wanted
+from engram_vectors.looks import Look
 from engram_vectors.points import Changes
 
 Scored = tuple[str, float]
@@ -29,6 +30,8 @@ class Candidates:
 
     dense: Sequence[Scored] = field(default=())
     sparse: Sequence[Scored] = field(default=())
+    looks: Mapping[str, Look] = field(default_factory=dict)
+    """The found memories at a glance, by first point."""
 
 
 class VectorIndex(Protocol):
@@ -54,6 +57,12 @@ class VectorIndex(Protocol):
 
     async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
         """The best points of each leg, both legs in one round trip."""
+
+    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[str, Look]:
+        """The wanted memories that stand at these places of their sessions, by first point."""
+
+    async def tally(self, wanted: Wanted) -> int:
+        """How many points are wanted."""
 
     async def narrow(self, wanted: Wanted, heads: Sequence[str]) -> set[str]:
         """Those of the first points that are wanted."""

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from engram_contracts.errors import EngramError, Unavailable
-from engram_contracts.questions import Activate, EmbedQuery, Explanation, Hit, QueryVectors, Recall, Recollection
+from engram_contracts.questions import (
+    Activate,
+    EmbedQuery,
+    Explanation,
+    Hit,
+    Mode,
+    QueryVectors,
+    Recall,
+    RecallWeights,
+    Recollection,
+)
 from engram_runtime.bus import Bus
-from engram_vectors.filters import Wanted, wanted
+from engram_vectors.filters import Wanted, microseconds, wanted
 from engram_vectors.points import Entry, first_of, head_of
 from engram_vectors.ports import Candidates, Probe, VectorIndex
-from engram_vectors.ranking import Ranked, Weights, rank
+from engram_vectors.question import in_first_person, names_in, times_in
+from engram_vectors.ranking import LENT, Hints, Ranked, Weights, rank
+from engram_vectors.speakers import Speakers
 
 T = TypeVar("T")
 
 SHARE = 0.25
 """Of the deadline, for the embedder and for the graph, which are asked at the same time; the index has the rest."""
 MOST_ACTIVATED = 500
+WITH_NEIGHBOURS = 32
+"""So many of the best candidates have turns brought that stand beside them."""
+BROWSING = {"recency": 1.0}
+PLAIN = {"neighbours": 0.0, "speaker": 0.0, "statement": 0.0, "first_person": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +52,14 @@ class Activation:
 class Attempt:
     """One recall under way: what it wants, what went missing, and where the time went."""
 
-    def __init__(self, question: Recall, *, now: datetime, candidates: int) -> None:
+    def __init__(self, question: Recall, weights: Weights, *, now: datetime, candidates: int) -> None:
         self.question = question
+        self.weights = weights
         self.wanted: Wanted = wanted(question.tenant, question.filters, now=now)
         self.candidates = max(candidates, 4 * question.limit)
         self.deadline = question.deadline_ms / 1_000
+        self.hints = Hints(now=microseconds(question.as_of or now))
+        self.as_of = question.as_of or now
         self.degraded: list[str] = []
         self.stages_ms: dict[str, float] = {}
         self._began = perf_counter()
@@ -49,6 +68,13 @@ class Attempt:
     def elapsed(self) -> float:
         """Seconds since it began."""
         return perf_counter() - self._began
+
+    @property
+    def mode(self) -> Mode:
+        """The way it goes."""
+        if self.question.mode != "auto":
+            return self.question.mode
+        return "dialogue" if self.hints.speakers else "lookup"
 
     async def part(self, name: str, stage: str, doing: Awaitable[T], *, within: float) -> T | None:
         """What a part brings, or `None` and a line in `degraded` when it fails or takes too long."""
@@ -78,33 +104,57 @@ class Recaller:
         self._bus = bus
         self._weights = weights
         self._candidates = candidates
+        self._speakers = Speakers(index)
 
     async def recall(self, question: Recall, *, now: datetime) -> Recollection:
         """The best memories for a query as of `now`."""
-        attempt = Attempt(question, now=now, candidates=self._candidates)
+        weights = weighed(self._weights, question.mode, question.weights)
+        attempt = Attempt(question, weights, now=now, candidates=self._candidates)
         (candidates, activation) = await asyncio.gather(self._search(attempt), self._activate(attempt))
+        candidates = await self._with_neighbours(attempt, candidates)
         strength = await self._allowed(attempt, candidates, activation.strength)
-        began = perf_counter()
-        ranked = rank(candidates, strength, self._weights, question.limit)
-        attempt.stages_ms["rank"] = (perf_counter() - began) * 1_000
+        ranked = self._rank(attempt, candidates, strength, question.limit)
         hits = await self._hydrate(attempt, ranked, activation)
         return Recollection(
             hits=hits,
             degraded=tuple(attempt.degraded),
             took_ms=attempt.elapsed * 1_000,
             stages_ms=attempt.stages_ms if question.explain else None,
+            mode=attempt.mode,
+            weights=asdict(weights) if question.explain else None,
         )
+
+    def _rank(self, attempt: Attempt, found: Candidates, strength: Mapping[str, float], limit: int) -> list[Ranked]:
+        began = perf_counter()
+        ranked = rank(found, strength, attempt.weights, limit, attempt.hints)
+        attempt.stages_ms["rank"] = (perf_counter() - began) * 1_000
+        return [each for each in ranked if each.score >= attempt.question.min_score]
 
     async def _search(self, attempt: Attempt) -> Candidates:
         """Both text legs; without the embedder there is neither."""
         within = attempt.deadline * SHARE
-        asked = self._bus.ask(EmbedQuery(text=attempt.question.query), within=within)
+        await self._understand(attempt)
+        query = attempt.question.query
+        in_person = in_first_person(query, attempt.hints.speakers) if attempt.weights.first_person else None
+        asked = self._bus.ask(EmbedQuery(text=query, dense_text=in_person), within=within)
         vectors = await attempt.part("embedder", "embed", asked, within=within + 0.05)
         if vectors is None:
             return Candidates()
         probe = Probe(dense=self._dense(attempt, vectors), sparse=vectors.sparse, limit=attempt.candidates)
         found = await attempt.of_index("search", self._index.search(attempt.wanted, probe))
         return found or Candidates()
+
+    async def _understand(self, attempt: Attempt) -> None:
+        """Whom the query names, and which time."""
+        query, weights = attempt.question.query, attempt.weights
+        times = times_in(query, attempt.as_of) if weights.date else []
+        stretches = tuple((microseconds(each.start), microseconds(each.end)) for each in times)
+        speakers: frozenset[str] | None = None
+        names = names_in(query) if weights.speaker or weights.first_person else []
+        if names:
+            asked = self._speakers.among(attempt.question.tenant, names)
+            speakers = await attempt.of_index("understand", asked)
+        attempt.hints = replace(attempt.hints, times=stretches, speakers=speakers or frozenset())
 
     def _dense(self, attempt: Attempt, vectors: QueryVectors) -> tuple[float, ...] | None:
         if self._index.model in (None, vectors.model):
@@ -125,6 +175,14 @@ class Recaller:
         heads = [head_of(question.tenant, memory_id) for memory_id in activated.memory_ids]
         strength = dict(zip(heads, activated.activations, strict=False))
         return Activation(strength, dict(zip(heads, activated.paths, strict=False)))
+
+    async def _with_neighbours(self, attempt: Attempt, found: Candidates) -> Candidates:
+        """With the turns beside the best candidates, which may be good answers without a word of the question."""
+        if not attempt.weights.neighbours:
+            return found
+        places = _beside(found)
+        looks = await attempt.of_index("neighbours", self._index.standing(attempt.wanted, places)) if places else None
+        return replace(found, looks={**looks, **found.looks}) if looks else found
 
     async def _allowed(self, attempt: Attempt, found: Candidates, strength: dict[str, float]) -> dict[str, float]:
         """Without memories that the graph alone brought and the filters do not want."""
@@ -149,15 +207,37 @@ class Recaller:
         return tuple(hit for hit in hits if hit is not None)
 
 
+def weighed(weights: Weights, mode: Mode, wished: RecallWeights | None) -> Weights:
+    """The weights a recall goes by: the service's, those of its mode, and before all what the request wishes."""
+    of_mode: Mapping[str, Any] = {"browse": BROWSING, "lookup": PLAIN}.get(mode, {})
+    of_request = wished.model_dump(exclude_none=True) if wished else {}
+    wishes: dict[str, Any] = {**of_mode, **of_request}
+    return replace(weights, **wishes) if wishes else weights
+
+
+def _beside(found: Candidates) -> list[int]:
+    """Places next to the best of each leg where nobody is known to stand."""
+    best = dict.fromkeys(
+        first_of(point) for pair in zip(found.dense, found.sparse, strict=False) for point, _ in pair
+    ) or dict.fromkeys(first_of(point) for point, _ in (*found.dense, *found.sparse))
+    looks = [found.looks[head] for head in list(best)[:WITH_NEIGHBOURS] if head in found.looks]
+    taken = {look.place for look in found.looks.values()}
+    steps = [-step for step, _ in LENT]
+    beside = {look.place + step for look in looks if look.place and look.speaker for step in steps}
+    return sorted(beside - taken)
+
+
 def _hit(ranked: Ranked, entry: Entry, path: tuple[str, ...], *, explain: bool) -> Hit | None:
     """The hit, or `None` for a memory that was forgotten meanwhile."""
     if entry.memory is None:
         return None
-    explanation = Explanation(parts=ranked.parts, raw=ranked.raw, ranks=ranked.ranks, path=path)
+    explanation = Explanation(
+        parts=ranked.parts, raw=ranked.raw, normalised=ranked.normalised, ranks=ranked.ranks, path=path
+    )
     return Hit(
         memory=entry.memory,
         score=ranked.score,
-        legs=tuple(ranked.parts),
+        legs=tuple(name for name in ranked.raw if name in ranked.parts) or tuple(ranked.parts),
         excerpt=_excerpt(entry, ranked.chunk),
         explain=explanation if explain else None,
     )

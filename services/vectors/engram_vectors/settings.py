@@ -10,6 +10,8 @@ from engram_contracts.ids import PARTITIONS
 from engram_runtime.settings import Common, Section
 from engram_vectors.ranking import Weights
 
+WEIGHTS = Weights()
+
 
 def _numbers(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
@@ -23,14 +25,15 @@ class VectorsSettings(Section):
 
     `adapter` is `edge` (in this process) or `server` (Qdrant over gRPC); unset, it is `server` where a Qdrant URL
     is given. `partitions` of the log are followed by this replica (`0,1,2` in the environment). `candidates` is
-    how many points each leg brings at least. `dense_weight` and `graph_weight` run from 0 to 1.
+    how many points each leg brings at least. `dense_weight` and `graph_weight` run from 0 to 1; requests may set
+    their own.
     """
 
     adapter: Literal["edge", "server"] | None = None
     partitions: Annotated[tuple[Partition, ...], BeforeValidator(_numbers)] = tuple(range(PARTITIONS))
-    candidates: int = Field(default=50, ge=1, le=1_000)
-    dense_weight: float = Field(default=0.5, ge=0, le=1)
-    graph_weight: float = Field(default=0.1, ge=0, le=1)
+    candidates: int = Field(default=120, ge=1, le=1_000)
+    dense_weight: float = Field(default=WEIGHTS.dense, ge=0, le=1)
+    graph_weight: float = Field(default=WEIGHTS.graph, ge=0, le=1)
 
     @property
     def weights(self) -> Weights:

@@ -53,7 +53,7 @@ def test_a_memory_has_a_token_for_each_thing_that_can_be_asked() -> None:
     )  # fmt: skip
 
     assert terms(what).split(" ") == [
-        "user_id=Ann%20;Lee", "session_id=s1", "speaker=Ann", "kind=fact", "tag=a%20;b", "tag=c",
+        "user_id=Ann%20;Lee", "session_id=s1", "speaker=Ann", "kind=fact", "said=ann", "tag=a%20;b", "tag=c",
         "meta.n=1", "meta.on=true", 'meta.text="x%20;y"',
     ]  # fmt: skip
 
