@@ -13,7 +13,15 @@ from engram_contracts.facts import FACTS
 from engram_contracts.ids import PARTITIONS, partition_of
 from engram_contracts.questions import QUESTIONS
 from engram_contracts.topology import (
-    CONSUMERS, LANES, STREAMS, WORK, LogSubject, WorkSubject, lane_of, log_subject, work_subject,
+    CONSUMERS,
+    LANES,
+    STREAMS,
+    WORK,
+    LogSubject,
+    WorkSubject,
+    lane_of,
+    log_subject,
+    work_subject,
 )  # fmt: skip
 
 tenants = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True)
