@@ -448,12 +448,14 @@ async def test_tenants_of_one_partition_never_see_each_other(graph: Service) -> 
     assert (await ask(graph, GetNode(tenant=NEIGHBOUR, node="person:Ann"))).node.degree == 2
 
 
-async def test_files_are_opened_when_they_are_needed(graph: Service, tmp_path: Path) -> None:
+async def test_a_file_is_made_for_the_first_fact(graph: Service, tmp_path: Path) -> None:
+    assert [await following.position() for following in graph.follows] == [0] * len(graph.follows)
     assert not (tmp_path / "graph").exists()
 
-    await graph.follows[PARTITION].position()
+    await follow(graph, [remembered(7, memory(1))])
 
     assert {file.name for file in (tmp_path / "graph").glob("*.duckdb")} == {f"p{PARTITION}.duckdb"}
+    assert await graph.follows[PARTITION].position() == 7
 
 
 async def test_a_second_process_is_told_who_owns_the_partition(graph: Service, tmp_path: Path) -> None:

@@ -45,13 +45,19 @@ class Follower:
         self._one_at_a_time = asyncio.Lock()
 
     async def position(self) -> int:
-        """The log sequence whose effects are stored. Opens the file: whoever holds its lock is the only writer."""
+        """The log sequence whose effects are stored. Opens the file: whoever holds its lock is the only writer.
+
+        A file that does not exist is made for the first fact. Should two processes begin like this, the second finds
+        the file locked, and the first sees the gap in its deliveries and begins anew.
+        """
+        if not self._partitions.exists(self._number):
+            return 0
         return (await self._partitions.partition(self._number)).position
 
     async def apply(self, deliveries: Sequence[Delivery[Fact]]) -> list[Outcome]:
         """Store what the facts say; those from before the position, or of a known command, change nothing."""
         async with self._one_at_a_time:
-            position = await self.position()
+            position = (await self._partitions.partition(self._number)).position
             fresh = [delivery for delivery in deliveries if delivery.sequence > position]
             outcomes = await self._apply(fresh) if fresh else {}
         return [outcomes.get(delivery.sequence) for delivery in deliveries]

@@ -36,6 +36,10 @@ class Partitions:
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="graph-write")
         self.trouble: dict[int, str] = {}
 
+    def exists(self, number: int) -> bool:
+        """Whether anything was ever stored in a partition."""
+        return number in self._open or self._file(number).exists()
+
     async def partition(self, number: int) -> Partition:
         """A partition, open. Raises `Unavailable` when it is another's, or its file cannot be opened."""
         found = self._open.get(number)
@@ -81,8 +85,11 @@ class Partitions:
         for opened in self._open.values():
             opened.close()
 
+    def _file(self, number: int) -> Path:
+        return self._folder / f"p{number}.duckdb"
+
     async def _opened(self, number: int) -> Partition:
-        file = self._folder / f"p{number}.duckdb"
+        file = self._file(number)
         loop = asyncio.get_running_loop()
         try:
             opened = await loop.run_in_executor(
