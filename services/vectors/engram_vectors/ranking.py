@@ -9,11 +9,10 @@ that found nothing gives its share to the others.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from engram_vectors.looks import Look
 from engram_vectors.points import chunk_number, first_of
@@ -78,23 +77,22 @@ class Ranked:
     chunk: int
 
 
-class _Worth(NamedTuple):
-    own: float
-    lent: float
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Leg:
-    """One leg's view of the memories: raw scores, what they are worth from 0 to 1, and the best points."""
+    """One leg's view of the memories: raw scores and the best points, and what they are worth from 0 to 1.
+
+    `own` is the worth of a memory's own score, `lent` what its neighbours add.
+    """
 
     raw: dict[str, float]
-    worth: dict[str, _Worth]
     best: dict[str, str]
+    own: dict[str, float] = field(default_factory=dict)
+    lent: dict[str, float] = field(default_factory=dict)
 
     def rank(self, head: str) -> int:
         """How a memory did in this leg: one more than the number of better ones."""
-        ascending = sorted(self.raw.values())
-        return 1 + len(ascending) - bisect_right(ascending, self.raw[head])
+        score = self.raw[head]
+        return 1 + sum(other > score for other in self.raw.values())
 
 
 def rank(
@@ -109,84 +107,86 @@ def rank(
 
 
 class Ranking:
-    """All candidates of one recall, weighed."""
+    """All candidates of one recall, weighed. Every one of them passes here on every recall: plain loops, no objects."""
 
     def __init__(self, found: Candidates, activations: Mapping[str, float], weights: Weights, hints: Hints) -> None:
         self._looks = found.looks
         self._weights = weights
         self._hints = hints
-        lenders = _lenders(found.looks, weights.neighbours) if weights.neighbours else {}
+        lenders: Lenders = _lenders(found.looks, weights.neighbours) if weights.neighbours else ()
         self._legs = {
             DENSE: _leg(found.dense, -inf, lenders, weights),
             SPARSE: _leg(found.sparse, 0.0, lenders, weights),
-            GRAPH: _leg(list(activations.items()), 0.0, {}, weights),
+            GRAPH: _leg(list(activations.items()), 0.0, (), weights),
         }
         self._shares = _shares({name for name, leg in self._legs.items() if leg.raw}, weights)
-        self._boosts = tuple(_boosts(weights, hints, found.looks.values()))
-        self._most = 1.0 + sum(weight for _, weight in self._boosts)
+        self._boosts = {name: weight for name, weight in self._offered() if weight}
+        self._most = 1.0 + sum(self._boosts.values())
         self._furthest = max(hints.walked.values(), default=0.0)
 
     def best(self, limit: int) -> list[Ranked]:
         """The first `limit`."""
-        scores = {head: self._score(head) for head in self._heads()}
-        best = sorted(scores.items(), key=lambda scored: (-scored[1], scored[0]))[:limit]
-        return [self._ranked(head) for head, _ in best]
+        scores = self._scores()
+        best = sorted(scores, key=lambda head: (-scores[head], head))[:limit]
+        return [self._ranked(head) for head in best]
 
-    def _heads(self) -> set[str]:
-        heads: set[str] = set(self._hints.walked)
-        for name, leg in self._legs.items():
-            if self._shares.get(name):
-                heads.update(leg.worth)
-        return heads
+    def _offered(self) -> Iterator[tuple[str, float]]:
+        """The boosts that can tell these candidates apart, with their weights."""
+        weights = self._weights
+        yield "speaker", weights.speaker if self._hints.speakers else 0.0
+        yield "statement", weights.statement if any(look.asks for look in self._looks.values()) else 0.0
+        yield "date", weights.date if self._hints.times else 0.0
+        yield from (("recency", weights.recency), ("importance", weights.importance))
+        yield "confidence", weights.confidence
 
-    def _score(self, head: str) -> float:
-        score = 0.0
+    def _scores(self) -> dict[str, float]:
+        scores = dict.fromkeys(self._hints.walked, 0.0)
         for name, share in self._shares.items():
-            worth = self._legs[name].worth.get(head)
-            if worth is not None:
-                score += share * (worth.own + worth.lent)
-        look = self._looks.get(head)
-        if look is not None:
-            score += sum(weight * self._fits(name, look) for name, weight in self._boosts)
-        score /= self._most
-        if self._furthest:
-            walked = self._hints.walked.get(head, 0.0) / self._furthest
-            score = WALKED_SHARE * walked + (1 - WALKED_SHARE) * score
-        return score
+            leg = self._legs[name]
+            for worth in (leg.own, leg.lent):
+                for head, each in worth.items():
+                    scores[head] = scores.get(head, 0.0) + share * each
+        boosts = self._boosts
+        for head in scores.keys() & self._looks.keys():
+            look = self._looks[head]
+            scores[head] += sum([boosts[name] * fit for name, fit in self._fits(look)])
+        if not self._furthest:
+            return {head: score / self._most for head, score in scores.items()}
+        return {head: self._walked(head) + (1 - WALKED_SHARE) * score / self._most for head, score in scores.items()}
 
-    def _fits(self, boost: str, look: Look) -> float:
-        """How far a boost applies, from 0 to 1."""
-        match boost:
-            case "speaker":
-                return float(not self._hints.speakers.isdisjoint(look.speaker.split()))
-            case "statement":
-                return float(not look.asks)
-            case "date":
-                return float(any(start <= look.at < end for start, end in self._hints.times))
-            case "recency":
-                age = max(self._hints.now - look.at, 0) / DAY
-                return float(0.5 ** min(age / self._weights.half_life_days, 1_000.0))
-            case "importance":
-                return look.importance
-        return look.confidence
+    def _walked(self, head: str) -> float:
+        return WALKED_SHARE * self._hints.walked.get(head, 0.0) / self._furthest
+
+    def _fits(self, look: Look) -> list[tuple[str, float]]:
+        """How far each boost applies, from 0 to 1; those that do not are left out."""
+        boosts, hints = self._boosts, self._hints
+        fits: list[tuple[str, float]] = []
+        if "speaker" in boosts and not hints.speakers.isdisjoint(look.speaker.split()):
+            fits.append(("speaker", 1.0))
+        if "statement" in boosts and not look.asks:
+            fits.append(("statement", 1.0))
+        if "date" in boosts and any(start <= look.at < end for start, end in hints.times):
+            fits.append(("date", 1.0))
+        if "recency" in boosts:
+            age = max(hints.now - look.at, 0) / DAY
+            fits.append(("recency", float(0.5 ** min(age / self._weights.half_life_days, 1_000.0))))
+        if "importance" in boosts:
+            fits.append(("importance", look.importance))
+        if "confidence" in boosts:
+            fits.append(("confidence", look.confidence))
+        return fits
 
     def _parts(self, head: str) -> dict[str, float]:
-        parts: dict[str, float] = {}
-        lent = 0.0
-        for name, leg in self._legs.items():
-            share = self._shares.get(name, 0.0)
-            worth = leg.worth.get(head)
-            if worth is not None and share:
-                lent += share * worth.lent
-                if head in leg.raw:
-                    parts[name] = share * worth.own
-        look = self._looks.get(head)
-        boosts = {name: weight * self._fits(name, look) for name, weight in self._boosts} if look else {}
-        parts |= {name: part for name, part in {NEIGHBOURS: lent, **boosts}.items() if part}
         scale = (1 - WALKED_SHARE if self._furthest else 1.0) / self._most
-        parts = {name: scale * part for name, part in parts.items()}
-        if self._furthest and head in self._hints.walked:
-            parts[WALK] = WALKED_SHARE * self._hints.walked[head] / self._furthest
+        legs = {name: (scale * share, self._legs[name]) for name, share in self._shares.items()}
+        parts = {name: share * leg.own[head] for name, (share, leg) in legs.items() if head in leg.own}
+        lent = sum(share * leg.lent.get(head, 0.0) for share, leg in legs.values())
+        if lent:
+            parts[NEIGHBOURS] = lent
+        if look := self._looks.get(head):
+            parts |= {name: scale * self._boosts[name] * fit for name, fit in self._fits(look)}
+        if head in self._hints.walked:
+            parts[WALK] = self._walked(head)
         return parts
 
     def _ranked(self, head: str) -> Ranked:
@@ -196,66 +196,66 @@ class Ranking:
         strongest = max(texts, key=lambda name: parts.get(name, 0.0), default=None)
         return Ranked(
             head=head,
-            score=sum(parts.values()),
+            score=min(sum(parts.values()), 1.0),
             parts=parts,
             raw={name: leg.raw[head] for name, leg in legs.items()},
-            normalised={name: leg.worth[head].own for name, leg in legs.items()},
+            normalised={name: leg.own[head] for name, leg in legs.items()},
             ranks={name: leg.rank(head) for name, leg in legs.items()},
             chunk=chunk_number(legs[strongest].best[head]) if strongest else 0,
         )
 
 
-def _lenders(looks: Mapping[str, Look], scale: float) -> dict[str, list[tuple[str, float]]]:
-    """Who takes how much of whom: turns of one conversation, by their places in it."""
-    at = {look.place: head for head, look in looks.items() if look.place and look.speaker}
-    lenders: dict[str, list[tuple[str, float]]] = {}
-    for place, head in at.items():
-        from_whom = [(other, scale * share) for step, share in LENT if (other := at.get(place + step)) is not None]
-        before = at.get(place - 1)
-        if before is not None and looks[before].inquires and looks[before].speaker != looks[head].speaker:
-            from_whom.append((before, scale * ANSWERED))
-        if from_whom:
-            lenders[head] = from_whom
+Lenders = Sequence[tuple[str, str, float]]
+"""Who takes of whom, and how much."""
+
+
+def _lenders(looks: Mapping[str, Look], scale: float) -> Lenders:
+    """Turns of one conversation that stand beside each other, by their places in it."""
+    at = {look.place: (head, look) for head, look in looks.items() if look.place and look.speaker}
+    lenders: list[tuple[str, str, float]] = []
+    for place, (head, look) in at.items():
+        for step, share in LENT:
+            other = at.get(place + step)
+            if other is not None:
+                answers = step == -1 and other[1].inquires and other[1].speaker != look.speaker
+                lenders.append((head, other[0], scale * (share + ANSWERED if answers else share)))
     return lenders
 
 
-def _leg(
-    found: Sequence[Scored], floor: float, lenders: Mapping[str, Sequence[tuple[str, float]]], weights: Weights
-) -> _Leg:
+def _leg(found: Sequence[Scored], floor: float, lenders: Lenders, weights: Weights) -> _Leg:
     raw: dict[str, float] = {}
     best: dict[str, str] = {}
     for point, score in found:
         head = first_of(point)
         if score > raw.get(head, -inf):
             raw[head], best[head] = score, point
-    if not raw:
-        return _Leg(raw, {}, best)
-    if weights.fusion == "rrf":
-        return _Leg(raw, dict(_by_rank(raw)), best)
-    lowest = min(raw.values())
-    floor = lowest if floor == -inf else min(floor, lowest)
-    return _Leg(raw, _from_floor(raw, floor, lenders), best)
+    leg = _Leg(raw, best)
+    if raw and weights.fusion == "rrf":
+        leg.own = _by_rank(raw)
+    elif raw:
+        lowest = min(raw.values())
+        _from_floor(leg, lowest if floor == -inf else min(floor, lowest), lenders)
+    return leg
 
 
-def _from_floor(
-    raw: Mapping[str, float], floor: float, lenders: Mapping[str, Sequence[tuple[str, float]]]
-) -> dict[str, _Worth]:
-    own = {head: score - floor for head, score in raw.items()}
-    lent = {
-        head: sum(share * own[other] for other, share in from_whom if other in own)
-        for head, from_whom in lenders.items()
-    }
-    heads = own.keys() | {head for head, amount in lent.items() if amount}
-    high = max(own.get(head, 0.0) + lent.get(head, 0.0) for head in heads)
+def _from_floor(leg: _Leg, floor: float, lenders: Lenders) -> None:
+    own = {head: score - floor for head, score in leg.raw.items()}
+    total, lent = dict(own), dict[str, float]()
+    for taker, giver, share in lenders:
+        if amount := share * own.get(giver, 0.0):
+            lent[taker] = lent.get(taker, 0.0) + amount
+            total[taker] = total.get(taker, 0.0) + amount
+    high = max(total.values())
     if high <= 0:
-        return dict.fromkeys(raw, _Worth(1.0, 0.0))
-    return {head: _Worth(own.get(head, 0.0) / high, lent.get(head, 0.0) / high) for head in heads}
+        leg.own = dict.fromkeys(own, 1.0)
+        return
+    leg.own = {head: score / high for head, score in own.items()}
+    leg.lent = {head: amount / high for head, amount in lent.items()}
 
 
-def _by_rank(raw: Mapping[str, float]) -> Iterator[tuple[str, _Worth]]:
+def _by_rank(raw: Mapping[str, float]) -> dict[str, float]:
     best_first = sorted(raw, key=lambda head: (-raw[head], head))
-    for place, head in enumerate(best_first, 1):
-        yield head, _Worth((RRF_K + 1) / (RRF_K + place), 0.0)
+    return {head: (RRF_K + 1) / (RRF_K + place) for place, head in enumerate(best_first, 1)}
 
 
 def _shares(present: set[str], weights: Weights) -> dict[str, float]:
@@ -266,16 +266,3 @@ def _shares(present: set[str], weights: Weights) -> dict[str, float]:
     graph = 0.0 if GRAPH not in present else weights.graph if text else 1.0
     shares = {**{name: weight * (1.0 - graph) for name, weight in text.items()}, GRAPH: graph}
     return {name: share for name, share in shares.items() if share}
-
-
-def _boosts(weights: Weights, hints: Hints, looks: Iterable[Look]) -> Iterator[tuple[str, float]]:
-    """The boosts that can tell these candidates apart, with their weights."""
-    if hints.speakers and weights.speaker:
-        yield "speaker", weights.speaker
-    if weights.statement and any(look.asks for look in looks):
-        yield "statement", weights.statement
-    if hints.times and weights.date:
-        yield "date", weights.date
-    for name in ("recency", "importance", "confidence"):
-        if weight := getattr(weights, name):
-            yield name, weight

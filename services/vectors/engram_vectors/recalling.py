@@ -60,6 +60,8 @@ class Attempt:
         self.deadline = question.deadline_ms / 1_000
         self.hints = Hints(now=microseconds(question.as_of or now))
         self.as_of = question.as_of or now
+        self.lost = False
+        """Whether there is no text leg, so that the graph has to answer alone."""
         self.degraded: list[str] = []
         self.stages_ms: dict[str, float] = {}
         self._began = perf_counter()
@@ -111,6 +113,8 @@ class Recaller:
         weights = weighed(self._weights, question.mode, question.weights)
         attempt = Attempt(question, weights, now=now, candidates=self._candidates)
         (candidates, activation) = await asyncio.gather(self._search(attempt), self._activate(attempt))
+        if attempt.lost and not attempt.weights.graph:
+            activation = await self._activate(attempt)
         candidates = await self._with_neighbours(attempt, candidates)
         strength = await self._allowed(attempt, candidates, activation.strength)
         ranked = self._rank(attempt, candidates, strength, question.limit)
@@ -139,6 +143,7 @@ class Recaller:
         asked = self._bus.ask(EmbedQuery(text=query, dense_text=in_person), within=within)
         vectors = await attempt.part("embedder", "embed", asked, within=within + 0.05)
         if vectors is None:
+            attempt.lost = True
             return Candidates()
         probe = Probe(dense=self._dense(attempt, vectors), sparse=vectors.sparse, limit=attempt.candidates)
         found = await attempt.of_index("search", self._index.search(attempt.wanted, probe))
@@ -166,7 +171,10 @@ class Recaller:
         return None
 
     async def _activate(self, attempt: Attempt) -> Activation:
+        """The graph's leg, where it counts: by its weight, or because there is no other."""
         question, within = attempt.question, attempt.deadline * SHARE
+        if not (attempt.weights.graph or attempt.lost):
+            return Activation()
         limit = min(attempt.candidates, MOST_ACTIVATED)
         asked = self._bus.ask(Activate(tenant=question.tenant, text=question.query, limit=limit), within=within)
         activated = await attempt.part("graph", "graph", asked, within=within + 0.05)

@@ -47,7 +47,7 @@ class Room:
         self.bus = RecordingBus()
         self.now = NOW
         self.index = index
-        recaller = Recaller(index, self.bus, weights=Weights(), candidates=50)
+        recaller = Recaller(index, self.bus, weights=Weights(graph=0.1), candidates=50)
         positions = Positions(index, FilePositions(folder / "positions.json"))
         self.handlers = Handlers(index, positions, recaller, self.bus, turns=Turns(), now=lambda: self.now)
         self.query_is(0, 1)
