@@ -1,0 +1,60 @@
+"""The rate of a replay holds over the run, through delays, and without bursts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engram_recovery.pace import FORGIVEN_SECONDS, MOST_AT_ONCE, Pace
+
+
+def run(pace: Pace, count: int, delays: list[float]) -> list[tuple[float, int]]:
+    """When lots go out, and how many in each, where each takes a delay in turn."""
+    now, lots, left = 0.0, [], count
+    while left > 0:
+        now += pace.wait(now)
+        lot = min(pace.lot(now), left)
+        lots.append((now, lot))
+        pace.sent(lot)
+        left -= lot
+        now += delays[len(lots) % len(delays)]
+    return lots
+
+
+@pytest.mark.parametrize("rate", [0.5, 7.0, 50.0, 200.0, 3_000.0])
+@given(delays=st.lists(st.floats(0, 0.02), min_size=1, max_size=20))
+def test_the_rate_holds_over_the_run(rate, delays):
+    count = max(int(rate * 10), 20)
+
+    lots = run(Pace(rate, 0.0), count, [min(delay, 10 / rate) for delay in delays])
+
+    assert count / (lots[-1][0] + 1 / rate) == pytest.approx(rate, rel=0.1)
+
+
+@given(st.lists(st.floats(0, 5), min_size=1, max_size=20))
+def test_no_stretch_goes_out_faster_than_the_rate_and_a_second_of_it(delays):
+    rate = 100.0
+
+    lots = run(Pace(rate, 0.0), 600, delays)
+
+    for n, (start, _) in enumerate(lots):
+        sent = 0
+        for at, lot in lots[n:]:
+            sent += lot
+            assert sent <= rate * (at - start + FORGIVEN_SECONDS) + MOST_AT_ONCE / 50
+
+
+def test_without_a_rate_nothing_waits():
+    pace = Pace(None, 0.0)
+
+    assert (pace.wait(0.0), pace.lot(0.0)) == (0.0, MOST_AT_ONCE)
+
+
+def test_the_first_message_of_a_slow_replay_goes_at_once():
+    pace = Pace(0.01, 0.0)
+
+    first = pace.wait(0.0)
+    pace.sent(1)
+
+    assert (first, pace.wait(0.0)) == (0.0, 100.0)
