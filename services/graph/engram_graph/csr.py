@@ -7,6 +7,7 @@ go to an overlay, and once that has grown to a tenth, the whole is to be built a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -92,8 +93,8 @@ class Graph:
         source = _index(self._node_keys, rows.evidence_source)
         target = _index(self._node_keys, rows.evidence_target)
         memory = _index(self._memory_keys, rows.evidence_memory)
-        order = np.lexsort((memory, rows.evidence_type, target, source))
-        source, target, kind, memory = source[order], target[order], rows.evidence_type[order], memory[order]
+        sizes = (len(self.ids), len(self.ids), len(self._types), len(self.memory_ids))
+        source, target, kind, memory = _sorted((source, target, rows.evidence_type, memory), sizes)
         first = np.flatnonzero(_differs(source) | _differs(target) | _differs(kind))
         self._evidence_start = np.append(first, len(source))
         self._evidence_memory = memory.astype(np.int32)
@@ -117,11 +118,15 @@ class Graph:
     def _lay_rows(self) -> None:
         source, target, weight = self._source.array, self._target.array, self._weight.array
         ends = np.concatenate([source, target])
-        order = np.lexsort((-np.concatenate([weight, weight]), ends))
+        strongest = np.argsort(-weight, kind="stable")
+        rank = np.empty(len(strongest), np.int64)
+        rank[strongest] = np.arange(len(strongest))
         self._base = len(self.ids)
+        here, place = _sorted((ends, np.concatenate([rank, rank])), (self._base, len(rank)))
+        edge = strongest[place]
         self._row_start = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=self._base))])
-        self._row_other = np.concatenate([target, source])[order]
-        self._row_edge = (order % max(len(source), 1)).astype(np.int32)
+        self._row_edge = edge.astype(np.int32)
+        self._row_other = (source[edge] + target[edge] - here).astype(np.int32)
         self._strength = Column(np.bincount(ends, np.concatenate([weight, weight]), self._base).astype(np.float64))
         lone = self._lone_edges()
         self._degree = Column(np.bincount(np.concatenate([source[lone], target[lone]]), minlength=self._base))
@@ -136,8 +141,8 @@ class Graph:
     def _lay_mentions(self, rows: GraphRows) -> None:
         node = _index(self._node_keys, rows.mention_node)
         memory = _index(self._memory_keys, rows.mention_memory)
-        order = np.lexsort((memory, node))
-        self._mention_memory = memory[order].astype(np.int32)
+        _, sorted_memory = _sorted((node, memory), (len(self.ids), len(self.memory_ids)))
+        self._mention_memory = sorted_memory.astype(np.int32)
         counts = np.bincount(node, minlength=self._base)
         self._mention_start = np.concatenate([[0], np.cumsum(counts)])
         self._mentions = Column(counts)
@@ -458,7 +463,33 @@ class Graph:
 
 
 def _index(keys: Ints, wanted: Any) -> Ints:  # an array or a list of keys that are all there
-    return np.searchsorted(keys, np.asarray(wanted, np.int64))
+    """Places of keys among ascending keys: by a table where the keys lie close enough, else by bisection."""
+    asked = np.asarray(wanted, np.int64)
+    if not len(keys) or keys[-1] - keys[0] > 4 * (len(keys) + len(asked)):
+        return np.searchsorted(keys, asked)
+    table = np.zeros(keys[-1] - keys[0] + 1, np.int64)
+    table[keys - keys[0]] = np.arange(len(keys))
+    places: Ints = table[asked - keys[0]]
+    return places
+
+
+def _sorted(columns: Sequence[Ints], sizes: Sequence[int]) -> list[Ints]:
+    """Rows sorted by the first column, then the second, and so on; each column's values lie below its size.
+
+    Packed into one number a row where they fit: that sorts several times as fast as columns do.
+    """
+    if math.prod(sizes) >= 2**62:
+        order = np.lexsort(tuple(reversed(columns)))
+        return [column[order] for column in columns]
+    packed = np.zeros(len(columns[0]), np.int64)
+    for column, size in zip(columns, sizes, strict=True):
+        packed = packed * size + column
+    packed.sort()
+    unpacked: list[Ints] = []
+    for size in reversed(sizes):
+        packed, column = np.divmod(packed, max(size, 1))
+        unpacked.insert(0, column)
+    return unpacked
 
 
 def _number(key: int, new: dict[int, int], keys: Ints) -> int:

@@ -31,10 +31,10 @@ FRONTIER, ROW = 512, 512
 EDGES_LISTED, EDGES_READ = 2_000, 20_000
 """Edges of a neighbourhood in the answer, and of one node's row looked through for them."""
 
-SPREAD_FRONTIER, SPREAD_ROW = 64, 128
+SPREAD_FRONTIER, SPREAD_ROW = 32, 64
 """The same for activation."""
 
-NEWEST = 2_000
+NEWEST = 1_000
 """Memories of one activated node that are considered."""
 
 PATH_NODES = 200_000
@@ -93,8 +93,7 @@ def _step(graph: Graph, frontier: Ints, active: Floats, *, at: datetime, kind: s
 
 
 def _edges_among(graph: Graph, nodes: Ints, *, at: datetime, kind: str | None) -> tuple[list[int], bool]:
-    inside = np.zeros(len(graph.ids), np.bool_)
-    inside[nodes] = True
+    inside = _marked(nodes, len(graph.ids))
     rows = graph.rows(nodes, most=EDGES_READ)
     rows = graph.valid(rows.only(inside[rows.other]), at=at, kind=kind)
     edges = np.unique(rows.edge)
@@ -146,8 +145,8 @@ class _Wave:
         nodes, arrived = _summed(rows.other, value, len(graph.ids))
         best = _strongest(arrived, SPREAD_FRONTIER)
         self._frontier, self._sent = nodes[best], arrived[best]
-        order = np.argsort(value, kind="stable")
-        givers = dict(zip(rows.other[order].tolist(), frontier[rows.origin[order]].tolist(), strict=True))
+        wanted = _marked(self._frontier, len(graph.ids))[rows.other]
+        givers = _greatest(rows.other[wanted], frontier[rows.origin[wanted]], value[wanted])
         for node, amount in zip(self._frontier.tolist(), self._sent.tolist(), strict=True):
             if node not in self.active:
                 self.parents[node] = givers[node]
@@ -161,12 +160,9 @@ def _collect(graph: Graph, nodes: Ints, worth: Floats, parents: dict[int, int], 
         np.lexsort((-memories, -sums))[:limit] if len(memories) <= limit else _newest_strongest(memories, sums, limit)
     )
     chosen = memories[best]
-    wanted = np.zeros(len(graph.memory_ids), np.bool_)
-    wanted[chosen] = True
-    keep = wanted[memory]
-    origin, memory = origin[keep], memory[keep]
-    order = np.argsort(worth[origin], kind="stable")
-    reached_by = dict(zip(memory[order].tolist(), nodes[origin[order]].tolist(), strict=True))
+    wanted = _marked(chosen, len(graph.memory_ids))[memory]
+    origin, memory = origin[wanted], memory[wanted]
+    reached_by = _greatest(memory, nodes[origin], worth[origin])
     numbers = chosen.tolist()
     return Spread(
         memories=numbers,
@@ -256,6 +252,19 @@ def _offer(small: DiGraph[int], here: int, there: int, edge: int, weight: float)
     """Add a step, unless there is one over a stronger edge."""
     if not small.has_edge(here, there) or small.edges[here, there]["cost"] > 1 / weight:
         small.add_edge(here, there, edge=edge, cost=1 / weight)
+
+
+def _marked(places: Ints, size: int) -> NDArray[np.bool_]:
+    """True at each of the places."""
+    marked = np.zeros(size, np.bool_)
+    marked[places] = True
+    return marked
+
+
+def _greatest(receivers: Ints, givers: Ints, values: Floats) -> dict[int, int]:
+    """For each receiver, the giver of the greatest value."""
+    order = np.argsort(values, kind="stable")
+    return dict(zip(receivers[order].tolist(), givers[order].tolist(), strict=True))
 
 
 def _summed(places: Ints, values: Floats, size: int) -> tuple[Ints, Floats]:
