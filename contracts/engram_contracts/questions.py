@@ -344,6 +344,33 @@ class Activate(Question[Activated]):
     limit: int = Field(default=50, ge=1, le=500)
 
 
+class Walked(Message):
+    """Memory ids with the share of a random walk's time that is spent there, most first, and how it comes there.
+
+    `seeds` are the nodes that the text named; where there are none, nothing was walked.
+    """
+
+    memory_ids: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
+    paths: tuple[tuple[NodeId, ...], ...] = ()
+    seeds: tuple[NodeId, ...] = ()
+
+
+class Walk(Question[Walked]):
+    """Where a walk over memories and what they mention leads that keeps starting anew from some memories, and from
+    the nodes that `text` names (personalised PageRank). Answered by the graph.
+
+    `memory_ids` are the starts with their `masses`; nodes and memories get equal parts.
+    """
+
+    service, verb, Reply = "graph", "walk", Walked
+    tenant: Tenant
+    text: QueryText
+    memory_ids: tuple[str, ...] = Field(max_length=100)
+    masses: tuple[float, ...] = Field(max_length=100)
+    limit: int = Field(default=50, ge=1, le=500)
+
+
 class JobRecord(Message):
     """What the record knows of a command that took effect."""
 
@@ -432,5 +459,5 @@ class Pong(Message):
 
 QUESTIONS: tuple[type[Question[Any]], ...] = (
     EmbedQuery, Recall, FindIndexed, CountIndexed, GetMemory, GetHistory, ListMemories, GetNode, ListNodes,
-    Neighbours, FindPath, Activate, FindJob, CountRecorded, GetUsage,
+    Neighbours, FindPath, Activate, Walk, FindJob, CountRecorded, GetUsage,
 )  # fmt: skip

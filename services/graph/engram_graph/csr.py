@@ -83,6 +83,8 @@ class Graph:
         self._extra_evidence: dict[int, list[int]] = {}
         self._lost_evidence: dict[int, set[int]] = {}
         self._extra_mentions: dict[int, list[int]] = {}
+        self._extra_named: dict[int, list[int]] = {}
+        self._memory_numbers: dict[str, int] = {}
         self._lost_mentions: dict[int, set[int]] = {}
         self._withdrawn: set[str] = set()
         self._overlay = 0
@@ -146,13 +148,16 @@ class Graph:
         counts = np.bincount(node, minlength=self._base)
         self._mention_start = np.concatenate([[0], np.cumsum(counts)])
         self._mentions = Column(counts)
+        self._named_node = node[np.argsort(memory, kind="stable")].astype(np.int32)
+        self._named_start = np.concatenate([[0], np.cumsum(np.bincount(memory, minlength=len(self.memory_ids)))])
 
     @property
     def bytes(self) -> int:
         """Roughly how much memory it takes."""
         arrays = (
             self._evidence_memory, self._evidence_start, self._row_other, self._row_edge, self._row_start,
-            self._mention_memory, self._mention_start, self._node_keys, self._memory_keys,
+            self._mention_memory, self._mention_start, self._named_node, self._named_start,
+            self._node_keys, self._memory_keys,
         )  # fmt: skip
         columns = (self._source, self._target, self._kind, self._weight, self._start, self._end)
         kept = sum(array.nbytes for array in arrays) + sum(column.array.nbytes for column in columns)
@@ -227,7 +232,8 @@ class Graph:
         for edge in {int(each) for each in self.rows(np.array([node])).edge}:
             self._weigh(edge, 0.0)
         self._lost_mentions[node] = {int(each) for each in self._base_mentions(node)}
-        self._extra_mentions.pop(node, None)
+        for memory in self._extra_mentions.pop(node, ()):
+            self._extra_named[memory].remove(node)
         self._mentions.array[node] = 0
 
     def _add_mention(self, node: int, memory: int) -> None:
@@ -236,6 +242,7 @@ class Graph:
             lost.discard(memory)
         else:
             self._extra_mentions.setdefault(node, []).append(memory)
+            self._extra_named.setdefault(memory, []).append(node)
             self._overlay += 1
         self._mentions.array[node] += 1
 
@@ -243,6 +250,7 @@ class Graph:
         extra = self._extra_mentions.get(node, [])
         if memory in extra:
             extra.remove(memory)
+            self._extra_named[memory].remove(node)
         else:
             self._lost_mentions.setdefault(node, set()).add(memory)
         self._mentions.array[node] -= 1
@@ -401,6 +409,40 @@ class Graph:
                 origin = np.concatenate([origin, np.full(len(extra), number)])
                 memory = np.concatenate([memory, extra])
         return origin, memory
+
+    def named(self, memories: Ints) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+        """Which of the memories, and the node, for each mention, and whether it is the first that the memory makes."""
+        last = len(self._named_start) - 1
+        based = np.where(memories < last, memories, -1)
+        start = self._named_start[based]
+        length = np.where(based >= 0, self._named_start[based + 1] - start, 0)
+        origin, place = _ragged(start, length)
+        node = self._named_node[place].astype(np.int64)
+        extra = [
+            (number, each)
+            for number, memory in enumerate(memories.tolist())
+            for each in self._extra_named.get(memory, ())
+        ]
+        if extra:
+            more = np.array(extra, np.int64).T
+            origin, node = np.concatenate([origin, more[0]]), np.concatenate([node, more[1]])
+        if self._lost_mentions:
+            keep = self._kept(memories[origin], node)
+            origin, node = origin[keep], node[keep]
+        order = np.argsort(origin, kind="stable")
+        origin, node = origin[order], node[order]
+        return origin, node, _differs(origin)
+
+    def _kept(self, memories: Ints, nodes: Ints) -> NDArray[np.bool_]:
+        lost, pairs = self._lost_mentions, zip(memories.tolist(), nodes.tolist(), strict=True)
+        return np.array([memory not in lost.get(node, ()) for memory, node in pairs], np.bool_)
+
+    def numbers_of(self, memory_ids: Iterable[str]) -> list[int]:
+        """The numbers of these memories, -1 for one that is not there."""
+        known = self._memory_numbers
+        for number in range(len(known), len(self.memory_ids)):
+            known[self.memory_ids[number]] = number
+        return [known.get(memory_id, -1) for memory_id in memory_ids]
 
     def _base_mentions(self, node: int) -> Ints:
         if node >= self._base:

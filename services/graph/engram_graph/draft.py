@@ -262,7 +262,7 @@ class TenantDraft:
         """Take mentions and evidence from the text, in place of those whose origin is `stale`."""
         reference = memory.occurred_at or memory.created_at
         speaker = self._speaker(memory.speaker) if memory.speaker and memory.speaker.strip() else None
-        names = extract(memory.content, self._vocabulary, reference=reference, tags=memory.tags)
+        names = extract(memory.content, self._vocabulary, reference=reference, tags=memory.tags, headed=speaker is None)
         keys = list(dict.fromkeys([self._node(name, "rule").key for name in names]))
         evidence: dict[Triple, Origin] = {}
         if speaker is not None:

@@ -17,7 +17,7 @@ from engram_graph.tokens import TOKEN, bare, plain
 from engram_graph.vocabulary import Known, Vocabulary
 from engram_graph.words import BEGIN_NAMES, COMMON, CONNECTORS, CONTRACTIONS, TIME_WORDS, TITLES
 
-MOST = 12
+MOST = 24
 """Entities taken from one memory."""
 
 NAME_LENGTH = 120
@@ -35,14 +35,22 @@ _QUOTED = re.compile(r"[\"“„«]([^\"“”„«»\n]{2,80})[\"”»]")
 _MARKED = re.compile(r"(?<![\w@#./])([@#])(\w[\w-]*(?:\.\w+)*)")
 _ENDS_SENTENCE = re.compile(r"[.!?…\n:;\"“”(\[*>]")
 _SHOUTED = 0.6
+_HEADING = re.compile(r"\s*([^\W_][^\n]{0,79})\n(?=\s*\S)")
+_ASIDE = re.compile(r"\s*\([^()]*\)$")
 
 
 def extract(
-    text: str, vocabulary: Vocabulary, *, reference: datetime | None, tags: Sequence[str] = ()
+    text: str,
+    vocabulary: Vocabulary,
+    *,
+    reference: datetime | None,
+    tags: Sequence[str] = (),
+    headed: bool = False,
 ) -> tuple[str, ...]:
     """Ids of the nodes a memory speaks of, its speaker aside, in order of weight; at most `MOST`.
 
-    `reference` is the moment that "yesterday" refers to. The answer depends on nothing but the arguments.
+    `reference` is the moment that "yesterday" refers to. In a text that may be `headed`, a short first line is the
+    name of what the rest is about, and comes first. The answer depends on nothing but the arguments.
     """
     quotes = _QUOTED.findall(text) if _QUOTE.search(text) else []
     marks = _MARKED.findall(text) if "@" in text or "#" in text else []
@@ -50,7 +58,9 @@ def extract(
     words = [word.lower() for _, word in pairs]
     if "'" in text or "’" in text:
         words = [plain(word) for word in words]
-    found = dict.fromkeys(_names(pairs, words, vocabulary))
+    heading = _heading(text, vocabulary) if headed and "\n" in text else None
+    found = dict.fromkeys((heading,)) if heading else {}
+    found |= dict.fromkeys(_names(pairs, words, vocabulary))
     if quotes:
         found |= dict.fromkeys(_quotations(quotes, vocabulary))
     if marks:
@@ -79,6 +89,19 @@ def _without(text: str, quotes: Sequence[str], marks: Sequence[tuple[str, str]])
     if quotes:
         text = _QUOTED.sub("'", text)
     return _MARKED.sub("'", text) if marks else text
+
+
+def _heading(text: str, vocabulary: Vocabulary) -> str | None:
+    """The node that a first line names: a short one with a capital or digit and no punctuation at its end."""
+    found = _HEADING.match(text)
+    line = _ASIDE.sub("", found.group(1).strip()) if found else ""
+    if not line or line[0].islower() or line[-1] in ".,;:!?…":
+        return None
+    words = [plain(word) for _, word in TOKEN.findall(line)]
+    known = vocabulary.named(" ".join(words))
+    if known is not None:
+        return known.id
+    return None if all(word in COMMON for word in words) else f"name:{line}"
 
 
 def _names(pairs: Sequence[tuple[str, str]], words: Sequence[str], vocabulary: Vocabulary) -> Iterator[str]:

@@ -32,12 +32,15 @@ from engram_contracts.questions import (
     NodePage,
     Path,
     Reached,
+    Walk,
+    Walked,
 )  # fmt: skip
 from engram_contracts.topology import log_subject
 from engram_graph import reads_duckdb as record
 from engram_graph.csr import Graph
 from engram_graph.extraction import seeds
 from engram_graph.graphs import Graphs
+from engram_graph.hopping import named_in, walk
 from engram_graph.partitions import Partitions
 from engram_graph.vocabularies import Vocabularies
 from engram_graph.vocabulary import Vocabulary
@@ -148,6 +151,22 @@ class Questions:
             memory_ids=tuple(graph.memory_ids[memory] for memory in found.memories),
             activations=tuple(found.scores),
             paths=tuple(tuple(graph.ids[node] for node in path) for path in found.paths),
+            seeds=tuple(graph.ids[number] for number in numbers),
+        )
+
+    async def walk(self, question: Walk) -> Walked:
+        """Where a walk leads that starts from some memories and from the nodes that a text names."""
+        vocabulary, graph = await self._graph(question.tenant)
+        numbers = [number for node in named_in(question.text, vocabulary) if (number := graph.node(node.key)) >= 0]
+        starts = zip(graph.numbers_of(question.memory_ids), question.masses, strict=False)
+        known = {number: mass for number, mass in starts if number >= 0 and mass > 0}
+        if not numbers or not known:
+            return Walked()
+        found = walk(graph, numbers, known, limit=question.limit)
+        return Walked.model_construct(
+            memory_ids=tuple(graph.memory_ids[memory] for memory in found.memories),
+            shares=tuple(found.shares),
+            paths=tuple((graph.ids[node],) for node in found.through),
             seeds=tuple(graph.ids[number] for number in numbers),
         )
 

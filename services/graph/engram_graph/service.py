@@ -21,6 +21,7 @@ from engram_contracts.questions import (
     ListNodes,
     Neighbours,
     Question,
+    Walk,
 )  # fmt: skip
 from engram_contracts.topology import GRAPH_LOG, GRAPH_WORK
 from engram_graph import reads_duckdb as record
@@ -80,6 +81,7 @@ def answers(questions: Questions) -> dict[type[Question[Any]], Answer]:
         Neighbours: questions.neighbours,
         FindPath: questions.find_path,
         Activate: questions.activate,
+        Walk: questions.walk,
     }
 
 

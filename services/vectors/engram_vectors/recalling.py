@@ -21,6 +21,7 @@ from engram_contracts.questions import (
     Recall,
     RecallWeights,
     Recollection,
+    Walk,
 )
 from engram_runtime.bus import Bus
 from engram_vectors.filters import Wanted, microseconds, wanted
@@ -37,6 +38,10 @@ SHARE = 0.25
 MOST_ACTIVATED = 500
 WITH_NEIGHBOURS = 32
 """So many of the best candidates have turns brought that stand beside them."""
+SEEDS, SEEDING_POWER, SEEDING_DENSE = 20, 8, 0.2
+"""From how many memories a walk starts, with which power of their score as mass, and how they are scored for it."""
+LEAST_TO_HOP = 6
+"""Words of a question that may take several hops."""
 BROWSING = {"recency": 1.0}
 PLAIN = {"neighbours": 0.0, "speaker": 0.0, "statement": 0.0, "first_person": False}
 
@@ -76,7 +81,16 @@ class Attempt:
         """The way it goes."""
         if self.question.mode != "auto":
             return self.question.mode
-        return "dialogue" if self.hints.speakers else "lookup"
+        return "multi-hop" if self.hints.walked else "dialogue" if self.hints.speakers else "lookup"
+
+    def may_hop(self, found: Candidates) -> bool:
+        """Whether to walk: asked to, or a longer question about names, among memories that nobody said."""
+        if self.question.mode != "auto" or not found.looks:
+            return self.question.mode == "multi-hop" and bool(found.looks)
+        query = self.question.query
+        if self.hints.speakers or not names_in(query) or len(query.split()) < LEAST_TO_HOP:
+            return False
+        return sum(not look.speaker for look in found.looks.values()) > len(found.looks) / 2
 
     async def part(self, name: str, stage: str, doing: Awaitable[T], *, within: float) -> T | None:
         """What a part brings, or `None` and a line in `degraded` when it fails or takes too long."""
@@ -117,6 +131,8 @@ class Recaller:
             activation = await self._activate(attempt)
         candidates = await self._with_neighbours(attempt, candidates)
         strength = await self._allowed(attempt, candidates, activation.strength)
+        if attempt.may_hop(candidates):
+            activation = await self._walk(attempt, candidates) or activation
         ranked = self._rank(attempt, candidates, strength, question.limit)
         hits = await self._hydrate(attempt, ranked, activation)
         return Recollection(
@@ -184,6 +200,28 @@ class Recaller:
         strength = dict(zip(heads, activated.activations, strict=False))
         return Activation(strength, dict(zip(heads, activated.paths, strict=False)))
 
+    async def _walk(self, attempt: Attempt, found: Candidates) -> Activation | None:
+        """Have the graph walk on from the best candidates; where it leads decides the order."""
+        tenant = attempt.question.tenant
+        starts = rank(found, {}, replace(attempt.weights, dense=SEEDING_DENSE), SEEDS, attempt.hints)
+        entries = await self._entries(attempt, [each.head for each in starts], "starts")
+        memories = {head: entry.memory for head, entry in entries.items()}
+        masses = {
+            memory.id: each.score**SEEDING_POWER for each in starts if (memory := memories.get(each.head)) is not None
+        }
+        question = Walk(
+            tenant=tenant, text=attempt.question.query, memory_ids=tuple(masses), masses=tuple(masses.values()),
+            limit=attempt.candidates,
+        )  # fmt: skip
+        within = max(min(attempt.deadline * SHARE, attempt.deadline - attempt.elapsed), 0.001)
+        walked = await attempt.part("graph", "walk", self._bus.ask(question, within=within), within=within)
+        if walked is None or not walked.seeds:
+            return None
+        heads = [head_of(tenant, memory_id) for memory_id in walked.memory_ids]
+        shares = await self._allowed(attempt, found, dict(zip(heads, walked.shares, strict=False)))
+        attempt.hints = replace(attempt.hints, walked=shares)
+        return Activation(shares, dict(zip(heads, walked.paths, strict=False)))
+
     async def _with_neighbours(self, attempt: Attempt, found: Candidates) -> Candidates:
         """With the turns beside the best candidates, which may be good answers without a word of the question."""
         if not attempt.weights.neighbours:
@@ -204,8 +242,7 @@ class Recaller:
 
     async def _hydrate(self, attempt: Attempt, ranked: Sequence[Ranked], activation: Activation) -> tuple[Hit, ...]:
         heads = [each.head for each in ranked]
-        records = await attempt.of_index("fetch", self._index.fetch(attempt.question.tenant, heads)) or {}
-        entries = {head: Entry.model_validate_json(record) for head, record in records.items()}
+        entries = await self._entries(attempt, heads, "fetch")
         explain = attempt.question.explain
         hits = (
             _hit(each, entries[each.head], activation.paths.get(each.head, ()), explain=explain)
@@ -213,6 +250,10 @@ class Recaller:
             if each.head in entries
         )
         return tuple(hit for hit in hits if hit is not None)
+
+    async def _entries(self, attempt: Attempt, heads: Sequence[str], stage: str) -> dict[str, Entry]:
+        records = await attempt.of_index(stage, self._index.fetch(attempt.question.tenant, heads)) or {}
+        return {head: Entry.model_validate_json(record) for head, record in records.items()}
 
 
 def weighed(weights: Weights, mode: Mode, wished: RecallWeights | None) -> Weights:

@@ -22,6 +22,8 @@ from engram_contracts.questions import (
     QueryVectors,
     Recall,
     Recollection,
+    Walk,
+    Walked,
 )
 from engram_runtime.service import Delivery
 from engram_vectors.filters import Wanted
@@ -182,6 +184,40 @@ async def test_an_expired_memory_is_no_longer_recalled(room: Room) -> None:
     after = await room.numbers()
 
     assert (set(before), after) == ({1, 2}, [2])
+
+
+async def test_a_question_about_names_is_ordered_by_a_walk_through_the_graph(room: Room) -> None:
+    await room.keep(*(remembered(n, memory(n), embedding(chunk(n, [n]))) for n in (1, 2, 3)))
+    await room.keep(remembered(4, memory(4), tenant="b"))
+    ids = tuple(memory_id(n) for n in (3, 4, 1))
+    walked = Walked(memory_ids=ids, shares=(0.4, 0.3, 0.2), paths=(("name:Oslo",), (), ()), seeds=("name:Oslo",))
+    room.bus.answers[Walk] = always(walked)
+
+    hopped = await room.recall(query="Who runs the club that Dave joined?", explain=True)
+    short = await room.recall(query="Who is Dave?")
+
+    assert (hopped.mode, short.mode) == ("multi-hop", "lookup")
+    assert [hit.memory.id for hit in hopped.hits] == [memory_id(n) for n in (3, 1, 2)]
+    assert hopped.hits[0].explain is not None
+    assert (hopped.hits[0].explain.path, hopped.hits[0].explain.parts["walk"]) == (("name:Oslo",), 0.99)
+    for hit in hopped.hits:
+        assert hit.explain is not None
+        assert sum(hit.explain.parts.values()) == pytest.approx(hit.score, abs=1e-9)
+
+
+async def test_a_walk_that_fails_or_names_nothing_leaves_the_fused_order(room: Room) -> None:
+    await room.keep(*(remembered(n, memory(n), embedding(chunk(n, [n]))) for n in (1, 2, 3)))
+    room.query_is(2, 2)
+    question = "Who runs the club that Dave joined?"
+
+    room.bus.answers[Walk] = always(Walked())
+    nothing = await room.recall(query=question)
+    room.bus.answers[Walk] = always(Unavailable("graph is not running"))
+    failed = await room.recall(query=question)
+
+    assert nothing.hits[0].memory.id == failed.hits[0].memory.id == memory_id(2)
+    assert (nothing.mode, nothing.degraded) == ("lookup", ())
+    assert failed.degraded[0].startswith("graph: unavailable")
 
 
 async def test_without_the_graph_the_answer_is_fused_from_the_rest_and_says_so(room: Room) -> None:
