@@ -50,6 +50,8 @@ class Appender:
 
     async def append(self, entries: Sequence[Entry]) -> list[Outcome]:
         """One outcome per entry, in order. Entries of one stream keep their order."""
+        if not entries:
+            return []
         if not self._grouped or len(entries) == 1:
             return await self._one_by_one(entries)
         outcomes: list[Outcome] = [Unavailable("not sent")] * len(entries)
