@@ -300,7 +300,7 @@ class StartReplay(ReplayRequest, Question[ReplayStatus]):
 
 
 class StatusReplay(Question[ReplayStatus]):
-    """How far a replay is; `NotFound` when this tenant has none of that id. Answered by recovery."""
+    """How far a replay is; `NotFound` when there is none of that id for this tenant. Answered by recovery."""
 
     service, verb, Reply = "recovery", "status-replay", ReplayStatus
     tenant: TenantOrSystem

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -13,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from engram_contracts.errors import EngramError
+from engram import dead
+from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, output
 
 T = TypeVar("T")
 
@@ -22,13 +21,12 @@ app = typer.Typer(
 )
 graph = typer.Typer(help="Look at the semantic graph.", no_args_is_help=True)
 app.add_typer(graph, name="graph")
+app.add_typer(dead.app, name="dead")
 
-EXIT_USAGE, EXIT_FAILED, EXIT_AWAY = 2, 1, 3
 SETTLED_WITHIN = 600.0
 DataDir = Annotated[
     Path | None, typer.Option(help="Where everything is kept (ENGRAM_DATA_DIR; by default ~/.engram/data).")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ def serve(
         "durability": durability,
         "data_dir": data_dir or context.obj.flag,
     }
-    _guarded(lambda: run(flags, config, lambda line: typer.echo(f"engram: {line}", err=True)))
+    guarded(lambda: run(flags, config, lambda line: typer.echo(f"engram: {line}", err=True)))
 
 
 @app.command()
@@ -86,12 +84,12 @@ def provision(
     """Create what the topology declares, mend what differs safely, report the rest."""
     from engram import operating  # noqa: PLC0415 (loads the broker's client)
 
-    drifts, key = _run(lambda: operating.provision(context.obj.data_dir, mend=not check))
+    drifts, key = complete(lambda: operating.provision(context.obj.data_dir, mend=not check))
     if key is not None:
         typer.echo(
             f"engram: admin key of tenant default, also in {context.obj.data_dir / 'admin.key'}: {key}", err=True
         )
-    _print(as_json, drifts, lambda show: show.drifts(drifts))
+    output(as_json, drifts, lambda show: show.drifts(drifts))
     if any(drift["kind"] == "differs" for drift in drifts):
         raise typer.Exit(EXIT_FAILED)
 
@@ -101,8 +99,8 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Streams, consumers with their lag, and workers."""
     from engram import operating  # noqa: PLC0415 (loads the broker's client)
 
-    state = _run(lambda: operating.status(context.obj.data_dir))
-    _print(as_json, state, lambda show: show.status(state))
+    state = complete(lambda: operating.status(context.obj.data_dir))
+    output(as_json, state, lambda show: show.status(state))
 
 
 @app.command()
@@ -125,7 +123,7 @@ def remember(
         **_given(user_id=user, session_id=session, speaker=speaker),
     }
     answer = _call(context, "POST", "/v1/memories", body, wait="indexed" if wait else None)
-    _print(as_json, answer["data"], lambda show: show.remembered(answer["data"]))
+    output(as_json, answer["data"], lambda show: show.remembered(answer["data"]))
 
 
 @app.command()
@@ -142,7 +140,7 @@ def recall(
     filters = _given(user_id=user, session_id=session)
     body = {"query": query, "limit": limit, "explain": explain, "filters": filters}
     answer = _call(context, "POST", "/v1/recall", body)
-    _print(as_json, answer, lambda show: show.recollection(answer))
+    output(as_json, answer, lambda show: show.recollection(answer))
 
 
 @app.command()
@@ -155,7 +153,7 @@ def think(
 ) -> None:
     """Answer a question from memories, with citations."""
     answer = _call(context, "POST", "/v1/think", {"question": question, "limit": limit, **_given(model=model)})
-    _print(as_json, answer["data"], lambda show: show.thought(answer["data"]))
+    output(as_json, answer["data"], lambda show: show.thought(answer["data"]))
 
 
 @app.command()
@@ -180,8 +178,8 @@ def ingest(
             await sending.settle(door, made[-1]["job"], within=SETTLED_WITHIN)
         return made
 
-    made = _run(lambda: _with_door(context, body))
-    _print(as_json, {"file": file.name, "memories": len(made)}, lambda show: show.ingested(file.name, len(made)))
+    made = complete(lambda: _with_door(context, body))
+    output(as_json, {"file": file.name, "memories": len(made)}, lambda show: show.ingested(file.name, len(made)))
 
 
 @graph.command("show")
@@ -194,14 +192,14 @@ def graph_show(
 ) -> None:
     """A node, what it is connected with, and the memories that say so."""
     answer = _call(context, "GET", "/v1/graph/neighbours", node=node, hops=hops, limit=limit)
-    _print(as_json, answer["data"], lambda show: show.neighbourhood(node, answer["data"]))
+    output(as_json, answer["data"], lambda show: show.neighbourhood(node, answer["data"]))
 
 
 @app.command()
 def usage(context: typer.Context, as_json: AsJson = False) -> None:
     """What was used, by meter and day."""
     answer = _call(context, "GET", "/v1/usage")
-    _print(as_json, answer["data"], lambda show: show.usage(answer["data"]))
+    output(as_json, answer["data"], lambda show: show.usage(answer["data"]))
 
 
 @app.command()
@@ -212,7 +210,7 @@ def demo(
     """Start everything in a temporary place, show what it does, stop cleanly."""
     from engram.demo import show  # noqa: PLC0415 (the supervisor's imports are not the client's)
 
-    raise typer.Exit(_guarded(lambda: show(file, data_dir)))
+    raise typer.Exit(guarded(lambda: show(file, data_dir)))
 
 
 def main() -> None:
@@ -221,7 +219,7 @@ def main() -> None:
 
 
 def _call(context: typer.Context, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
-    return _run(lambda: _with_door(context, lambda door: door.call(method, path, body, **query)))
+    return complete(lambda: _with_door(context, lambda door: door.call(method, path, body, **query)))
 
 
 async def _with_door(context: typer.Context, use: Callable[[Any], Awaitable[T]]) -> T:
@@ -230,34 +228,6 @@ async def _with_door(context: typer.Context, use: Callable[[Any], Awaitable[T]])
     where: Where = context.obj
     async with Door.find(url=where.url, key=where.key, data_dir=where.data_dir) as door:
         return await use(door)
-
-
-def _run(work: Callable[[], Awaitable[T]]) -> T:
-    async def awaited() -> T:
-        return await work()
-
-    return _guarded(lambda: asyncio.run(awaited()))
-
-
-def _guarded(work: Callable[[], T]) -> T:
-    """One line for an error, and an exit code: 2 for bad input, 3 when Engram is away, 1 for the rest."""
-    try:
-        return work()
-    except EngramError as error:
-        typer.echo(f"engram: {error.field + ': ' if error.field else ''}{error.message}", err=True)
-        codes = {"INVALID_REQUEST": EXIT_USAGE, "UNAVAILABLE": EXIT_AWAY}
-        raise typer.Exit(codes.get(error.code, EXIT_FAILED)) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def _print(as_json: bool, data: Any, show: Callable[[Any], None]) -> None:
-    if as_json:
-        typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
-        return
-    from engram import showing  # noqa: PLC0415 (rich is not needed for JSON)
-
-    show(showing)
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -27,16 +27,16 @@ PROVISION_SECONDS = 30.0
 
 async def provision(data_dir: Path, *, mend: bool) -> tuple[list[dict[str, Any]], str | None]:
     """What provisioning did or found, one entry per difference, and the admin key if this was the first time."""
-    settings = _settings(data_dir)
-    async with _bounded(settings, PROVISION_SECONDS):
+    settings = settings_for(data_dir)
+    async with bounded(settings, PROVISION_SECONDS):
         drifts, key = await provisioned(settings) if mend else (await compared(settings), None)
     return [asdict(drift) for drift in drifts], key
 
 
 async def status(data_dir: Path) -> dict[str, Any]:
     """Streams with depth, consumers with lag, and every worker that answers."""
-    settings = _settings(data_dir)
-    async with _bounded(settings, STATUS_SECONDS), open_bus(settings.nats, name="engram-status") as bus:
+    settings = settings_for(data_dir)
+    async with bounded(settings, STATUS_SECONDS), open_bus(settings.nats, name="engram-status") as bus:
         workers, streams, consumers = await asyncio.gather(
             bus.ping_all(within=PATIENCE), _streams(bus), _consumers(bus)
         )
@@ -80,7 +80,7 @@ async def _consumers(bus: NatsBus) -> list[dict[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def _bounded(settings: Settings, seconds: float) -> AsyncIterator[None]:
+async def bounded(settings: Settings, seconds: float) -> AsyncIterator[None]:
     """Give up after so many seconds with one clear error instead of the bus's endless patience and its warnings."""
     logging.getLogger("engram_runtime").addHandler(logging.NullHandler())
     try:
@@ -92,7 +92,7 @@ async def _bounded(settings: Settings, seconds: float) -> AsyncIterator[None]:
         ) from None
 
 
-def _settings(data_dir: Path) -> Settings:
+def settings_for(data_dir: Path) -> Settings:
     """Settings that reach the broker of the Engram on this data directory, or the one the environment names."""
     flags: dict[str, Any] = {"data_dir": str(data_dir)}
     known = running(data_dir).get("nats")

@@ -9,10 +9,19 @@ from engram_embedder.settings import Settings as EmbedderSettings
 from engram_graph.settings import Settings as GraphSettings
 from engram_metering.settings import Settings as MeteringSettings
 from engram_reasoner.settings import Settings as ReasonerSettings
+from engram_recovery.settings import Settings as RecoverySettings
 from engram_vectors.settings import Settings as VectorsSettings
 
 
-class Settings(ApiSettings, EmbedderSettings, GraphSettings, MeteringSettings, ReasonerSettings, VectorsSettings):
+class Settings(
+    ApiSettings,
+    EmbedderSettings,
+    GraphSettings,
+    MeteringSettings,
+    ReasonerSettings,
+    RecoverySettings,
+    VectorsSettings,
+):
     """All sections; here, and only here, a section nobody knows is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -22,7 +22,7 @@ from engram.processes import Child, program
 from engram.settings import Settings
 from engram_contracts.errors import Conflict, Unavailable
 
-ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering", "api")
+ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering", "recovery", "api")
 """Start order of the services; they stop the other way round."""
 
 BEHIND = {"graph": 5, "metering": 5}

@@ -12,6 +12,7 @@ from engram_contracts.ids import new_id
 from engram_contracts.questions import Check
 from engram_contracts.recovery import (
     SHOWN_BYTES,
+    SYSTEM,
     CancelReplay,
     DeadDetail,
     DeadGroups,
@@ -164,10 +165,13 @@ class Handlers:
         return await self._replays.status(await self._record(tenant, identity))
 
     async def _record(self, tenant: str, identity: str) -> ReplayRecord:
-        found = await self._replays.find(tenant, identity)
-        if found is None:
-            raise NotFound(f"there is no replay {identity!r}")
-        return found[0]
+        if found := await self._replays.find(tenant, identity):
+            return found[0]
+        if tenant == SYSTEM:
+            for record in await self._replays.all_of(SYSTEM):
+                if record.id == identity:
+                    return record
+        raise NotFound(f"there is no replay {identity!r}")
 
     async def _drop(self, question: DropDead) -> Dropped:
         until = (await self._graveyard.extent()).last

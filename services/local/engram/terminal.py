@@ -1,0 +1,48 @@
+"""How every command of `engram` ends: JSON or for people, one line for an error, an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from engram_contracts.errors import EngramError
+
+T = TypeVar("T")
+
+EXIT_USAGE, EXIT_FAILED, EXIT_AWAY = 2, 1, 3
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def complete(work: Callable[[], Awaitable[T]]) -> T:
+    """What the work comes to; ends the command as `guarded` does."""
+
+    async def awaited() -> T:
+        return await work()
+
+    return guarded(lambda: asyncio.run(awaited()))
+
+
+def guarded(work: Callable[[], T]) -> T:
+    """One line for an error, and an exit code: 2 for bad input, 3 when Engram is away, 1 for the rest."""
+    try:
+        return work()
+    except EngramError as error:
+        typer.echo(f"engram: {error.field + ': ' if error.field else ''}{error.message}", err=True)
+        codes = {"INVALID_REQUEST": EXIT_USAGE, "UNAVAILABLE": EXIT_AWAY}
+        raise typer.Exit(codes.get(error.code, EXIT_FAILED)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def output(as_json: bool, data: Any, show: Callable[[Any], None]) -> None:
+    """Print the data: as JSON, or as `show` does with the module of views."""
+    if as_json:
+        typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+        return
+    from engram import showing  # noqa: PLC0415 (rich is not needed for JSON)
+
+    show(showing)
