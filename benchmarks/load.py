@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ from engram_runtime.nats_bus import open_bus
 from engram_runtime.settings import NatsSettings
 
 SETTLE_SECONDS = 60.0
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Task(BaseModel):
@@ -53,7 +53,7 @@ class Outcome(BaseModel):
     `answered`, `searchable` and `linked` run from the first request to the last answer and the last event.
     `answer_ms` runs from sending (or from being due) to the answer, `searchable_ms` from the moment an answer was read
     to the moment the event `indexed` was, `late_ms` is how far the generator itself fell behind at worst. `busy` counts
-    429 and 503, which were sent again after `Retry-After`; `unseen` memories whose events did not come. `cpu` is the
+    requests refused for now, in whole or in part, and sent again; `unseen` memories whose events did not come. `cpu` is the
     generator's own.
     """
 
@@ -105,26 +105,34 @@ class Sender:
 
     async def _send(self, number: int, since: float) -> None:
         deadline = time.perf_counter() + PATIENCE
-        while (pause := await self._try(number)) is not None:
+        left, pause = await self._try(number, self._payloads[number])
+        while left is not None:
             self.busy += 1
             if time.perf_counter() > deadline:
                 raise TimeoutError(f"refused for {PATIENCE:g} s")
             await asyncio.sleep(pause)
+            left, pause = await self._try(number, left)
         self.answer_ms.append(1_000 * (time.perf_counter() - since))
 
-    async def _try(self, number: int) -> float | None:
-        """Send once; how long to wait before the next try, or `None` when it was taken."""
+    async def _try(self, number: int, payload: bytes) -> tuple[bytes | None, float]:
+        """Send once; what is left to be sent again, and after how many seconds."""
         headers = self._headers[number % len(self._headers)]
-        url = self._task.url + self._task.path
-        async with self._session.post(url, data=self._payloads[number], headers=headers) as answer:
+        async with self._session.post(self._task.url + self._task.path, data=payload, headers=headers) as answer:
             body = await answer.read()
-            if answer.status in (429, 503):
-                return float(answer.headers.get("Retry-After", "1"))
-            if answer.status >= 300:
-                raise RuntimeError(f"{self._task.path} answered {answer.status}: {body[:300]!r}")
-            if self._watch:
-                self._watch.accepted(body)
-            return None
+        if answer.status in (429, 503):
+            return payload, float(answer.headers.get("Retry-After", "1"))
+        if answer.status >= 300:
+            raise RuntimeError(f"{self._task.path} answered {answer.status}: {body[:300]!r}")
+        if self._watch is None:
+            return None, 0.0
+        refused = self._watch.accepted(body)
+        return (only(payload, refused), 1.0) if refused else (None, 0.0)
+
+
+def only(payload: bytes, places: Sequence[int]) -> bytes:
+    """A bulk request with the memories at these places alone."""
+    memories = json.loads(payload)["memories"]
+    return json.dumps({"memories": [memories[place] for place in places]}).encode()
 
 
 class Watch:
@@ -134,12 +142,13 @@ class Watch:
         self._accepted: dict[str, float] = {}
         self._reached: dict[str, dict[str, float]] = {"indexed": {}, "linked": {}}
 
-    def accepted(self, body: bytes) -> None:
-        """Note the ids in an answer."""
+    def accepted(self, body: bytes) -> list[int]:
+        """Note the ids in an answer; the places of memories that were refused for now."""
         now = time.perf_counter()
         data = json.loads(body)["data"]
-        for one in data.get("memories", [data]):
-            self._accepted[one["id"]] = now
+        outcomes = data.get("memories", [data])
+        self._accepted.update((one["id"], now) for one in outcomes if "id" in one)
+        return [place for place, one in enumerate(outcomes) if "id" not in one]
 
     async def told(self, message: Msg) -> None:
         """Note the ids in an event."""
