@@ -84,8 +84,12 @@ class Forgotten(Fact):
 
 
 class Citation(Message):
-    """A memory that an answer rests on. `quote` is the words used, `score` the recall's."""
+    """A memory that an answer rests on. `quote` is the words used, `score` the recall's.
 
+    `number` is the mark in the answer: `[3]` cites the citation with number 3.
+    """
+
+    number: int = 0
     memory_id: str
     quote: str
     score: float

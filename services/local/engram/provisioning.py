@@ -12,7 +12,7 @@ from engram.settings import Settings
 from engram_contracts.topology import CONSUMERS, EXTRACT_LOG, Consumer
 from engram_runtime.keys import ensure_admin_key, load_pepper
 from engram_runtime.nats_bus import open_bus
-from engram_runtime.provision import Drift, missing, provision
+from engram_runtime.provision import Drift, provision
 from engram_runtime.settings import load
 from engram_runtime.telemetry import log_to_stderr
 
@@ -41,11 +41,8 @@ async def provisioned(settings: Settings) -> tuple[list[Drift], str | None]:
 
 
 async def compared(settings: Settings) -> list[Drift]:
-    """What is missing, or else what differs from the topology; streams and consumers stay as they are."""
+    """What is missing or differs from the topology; nothing is touched."""
     async with open_bus(settings.nats, name="engram-provision") as bus:
-        lacking = await missing(bus.jetstream, _consumers(settings))
-        if lacking:
-            return [Drift(name, "differs", "is missing; run `engram provision`") for name in lacking]
         return await provision(
             bus.jetstream, replicas=settings.nats.replicas, consumers=_consumers(settings), mend=False
         )

@@ -43,10 +43,10 @@ def thought(data: dict[str, Any], memories: dict[str, dict[str, Any]] | None = N
         console.print(f"[yellow]still on its way[/]  job {data['job']}")
         return
     console.print(escape(data["answer"]))
-    for number, citation in enumerate(data["citations"], 1):
+    for citation in data["citations"]:
         memory = (memories or {}).get(citation["memory_id"])
         said = _line(memory) if memory else f"{citation['memory_id']}  {escape(citation['quote'][:100])}"
-        console.print(f"  [dim]\\[{number}] {said}[/]")
+        console.print(f"  [dim]\\[{citation['number']}] {said}[/]")
     console.print(f"[dim]{data['mode']}{' ' + data['model'] if data.get('model') else ''}[/]")
     degraded(data.get("degraded") or [])
 

@@ -34,7 +34,7 @@ def resolve(answer: str, sources: Sequence[Source]) -> tuple[str, tuple[Citation
 def cite(source: Source, claim: str) -> Citation:
     """The citation of a source for what is claimed from it."""
     quote = shortened(best_sentence(source.text, terms(claim)), LONGEST_QUOTE)
-    return Citation(memory_id=source.memory.id, quote=quote, score=source.score)
+    return Citation(number=source.number, memory_id=source.memory.id, quote=quote, score=source.score)
 
 
 def _claims(text: str) -> dict[int, str]:

@@ -157,4 +157,5 @@ def _line(candidate: Candidate, asked: Asked | None) -> str:
 
 def _citation(candidate: Candidate) -> Citation:
     quote = shortened(candidate.passage, LONGEST_PASSAGE)
-    return Citation(memory_id=candidate.source.memory.id, quote=quote, score=candidate.source.score)
+    source = candidate.source
+    return Citation(number=source.number, memory_id=source.memory.id, quote=quote, score=source.score)

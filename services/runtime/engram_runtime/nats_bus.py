@@ -243,7 +243,8 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
                 callback()
 
     async def disconnected() -> None:
-        log.warning("disconnected", extra={"broker": settings.url})
+        if held:
+            log.warning("disconnected", extra={"broker": settings.url})
 
     async def failed(error: Exception) -> None:
         log.debug("connection error", extra={"error": repr(error)})
@@ -273,6 +274,7 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
     try:
         yield bus
     finally:
+        held.clear()
         with contextlib.suppress(NatsError, TimeoutError):
             await asyncio.wait_for(client.flush(), 2.0)
         await broker.stop()
@@ -291,7 +293,9 @@ def _login(settings: NatsSettings) -> dict[str, Any]:
     login: dict[str, Any] = {}
     if settings.user and settings.password:
         login["security"] = SASLPlaintext(
-            username=settings.user, password=settings.password.get_secret_value(), use_ssl=settings.url.startswith("tls")
+            username=settings.user,
+            password=settings.password.get_secret_value(),
+            use_ssl=settings.url.startswith("tls"),
         )
     if settings.credentials:
         login["user_credentials"] = str(settings.credentials.expanduser())

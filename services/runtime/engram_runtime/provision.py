@@ -53,15 +53,15 @@ async def provision(
     buckets: Sequence[Bucket] = BUCKETS,
     mend: bool = True,
 ) -> list[Drift]:
-    """Create what is missing and compare the rest; the differences found, mended where `mend` and where safe.
+    """Create what is missing and mend what differs where that is safe; all that was done or found.
 
-    A repeat on an unchanged broker changes nothing and answers an empty list.
+    Without `mend` nothing is touched. A repeat on an unchanged broker changes nothing and answers an empty list.
     """
     found: list[Drift] = []
     for stream in streams:
         found += await _stream(jetstream, stream, replicas, mend)
     for bucket in buckets:
-        found += await _bucket(jetstream, bucket, replicas)
+        found += await _bucket(jetstream, bucket, replicas, mend)
     gate = asyncio.Semaphore(CONCURRENT)
 
     async def one(consumer: Consumer) -> list[Drift]:
@@ -134,6 +134,8 @@ async def _stream(jetstream: JetStreamContext, stream: Stream, replicas: int, me
     try:
         actual = (await jetstream.stream_info(stream.name)).config
     except NotFoundError:
+        if not mend:
+            return [_missing(stream.name)]
         await jetstream.add_stream(wanted)
         return [Drift(stream.name, "created")]
     differences = _differences(wanted, actual)
@@ -150,6 +152,8 @@ async def _consumer(jetstream: JetStreamContext, consumer: Consumer, mend: bool)
     try:
         actual = (await jetstream.consumer_info(consumer.stream.name, consumer.name)).config
     except NotFoundError:
+        if not mend:
+            return [_missing(consumer.name)]
         await jetstream.add_consumer(consumer.stream.name, wanted)
         return [Drift(consumer.name, "created")]
     differences = _differences(wanted, actual)
@@ -161,10 +165,12 @@ async def _consumer(jetstream: JetStreamContext, consumer: Consumer, mend: bool)
     return [Drift(consumer.name, "updated", _say(differences))]
 
 
-async def _bucket(jetstream: JetStreamContext, bucket: Bucket, replicas: int) -> list[Drift]:
+async def _bucket(jetstream: JetStreamContext, bucket: Bucket, replicas: int, mend: bool) -> list[Drift]:
     try:
         info = await jetstream.stream_info(f"KV_{bucket.name}")
     except NotFoundError:
+        if not mend:
+            return [_missing(bucket.name)]
         await jetstream.create_key_value(
             KeyValueConfig(
                 bucket=bucket.name, history=bucket.history, ttl=bucket.ttl or None, replicas=replicas,
@@ -178,6 +184,10 @@ async def _bucket(jetstream: JetStreamContext, bucket: Bucket, replicas: int) ->
             Drift(bucket.name, "differs", f"ttl is {ttl:g} s, declared {bucket.ttl:g} s; back it up and recreate it")
         ]
     return []
+
+
+def _missing(name: str) -> Drift:
+    return Drift(name, "differs", "is missing; run `engram provision`")
 
 
 def _differences(wanted: Any, actual: Any) -> dict[str, tuple[Any, Any]]:
