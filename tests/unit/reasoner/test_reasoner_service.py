@@ -17,7 +17,7 @@ from engram_contracts.events import Thinking
 from engram_contracts.facts import Linked, Thought
 from engram_contracts.ids import new_id
 from engram_contracts.questions import FindJob, Found, Recall, Recollection
-from engram_contracts.topology import DEAD, LOG, WORK, log_subject, work_subject
+from engram_contracts.topology import CONSUMERS, DEAD, EXTRACT_LOG, LOG, WORK, log_subject, work_subject
 from engram_reasoner.service import open_service
 from engram_reasoner.settings import LlmSettings, ReasonerSettings, Settings
 from engram_runtime.bus import Entry, Stored
@@ -58,7 +58,7 @@ async def thinking(
         open_bus(settings.nats, name="test", durability="process") as bus,
         open_bus(settings.nats, name="others", durability="process") as others,
     ):
-        await provision(bus.jetstream)
+        await provision(bus.jetstream, consumers=(*CONSUMERS, EXTRACT_LOG))
         stand_ins = (Service(name="vectors", answers={Recall: recall}), Service(name="graph", answers={FindJob: job}))
         async with (
             hosted(stand_ins[0], others, settings),
