@@ -30,7 +30,13 @@ Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
 class Message(BaseModel):
     """Anything that crosses the bus: frozen, and deaf to fields it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        hide_input_in_errors=True,  # a validation error may be logged, and a memory's text must not be
+    )
 
     def encode(self) -> bytes:
         """The message as JSON, without fields that are `None`."""
