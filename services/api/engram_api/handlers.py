@@ -206,7 +206,7 @@ class Handlers:
     async def put_node(self, call: Call[NodeBody, WaitQuery]) -> Answer:
         """Accept a node."""
         command = PutNode.model_construct(
-            id=command_id(call, PutNode.op), accepted_at=datetime.now(UTC), actor=call.caller.actor,
+            id=command_id(call, PutNode.op, call.body.id), accepted_at=datetime.now(UTC), actor=call.caller.actor,
             node=call.body.id, attributes=call.body.attributes,
         )  # fmt: skip
         return await self._acceptor.change(call, Draft.of(command))
@@ -224,7 +224,10 @@ class Handlers:
         """Accept an edge."""
         fields = {name: getattr(call.body, name) for name in EdgeBody.model_fields}
         command = PutEdge.model_construct(
-            id=command_id(call, PutEdge.op), accepted_at=datetime.now(UTC), actor=call.caller.actor, **fields
+            id=command_id(call, PutEdge.op, call.body.source, call.body.type, call.body.target),
+            accepted_at=datetime.now(UTC),
+            actor=call.caller.actor,
+            **fields,
         )
         return await self._acceptor.change(call, Draft.of(command))
 

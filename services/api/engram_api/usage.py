@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from http import HTTPStatus
 
 from engram_api.committer import Committer
 from engram_api.metrics import USAGE_FAILURES
-from engram_contracts.errors import Unavailable
+from engram_contracts.errors import EngramError, Unavailable
 from engram_contracts.facts import UsageBatch, UsageEvent
 from engram_contracts.ids import derived_id, new_id
 from engram_contracts.topology import usage_subject
@@ -26,7 +27,7 @@ class UsageLog:
         self._bus = bus
         self._subject = usage_subject(door)
         self._committer: Committer[UsageEvent, Appended] = Committer(self._write, waiting=waiting)
-        self._unwatched: set[asyncio.Task[object]] = set()
+        self._unwatched: set[asyncio.Task[None]] = set()
 
     async def record(
         self,
@@ -62,12 +63,16 @@ class UsageLog:
     async def close(self) -> None:
         """Return once all events that were handed in are written or refused."""
         await self._committer.close()
-        await asyncio.gather(*self._unwatched, return_exceptions=True)
+        await asyncio.gather(*self._unwatched)
 
     def _in_background(self, event: UsageEvent) -> None:
-        task: asyncio.Task[object] = asyncio.create_task(self._committer.commit([event]))
+        task = asyncio.create_task(self._try(event))
         self._unwatched.add(task)
         task.add_done_callback(self._unwatched.discard)
+
+    async def _try(self, event: UsageEvent) -> None:
+        with contextlib.suppress(EngramError):
+            await self._committer.commit([event])
 
     async def _write(self, events: Sequence[UsageEvent]) -> Sequence[Appended | Exception]:
         batch = UsageBatch.model_construct(events=tuple(events))
