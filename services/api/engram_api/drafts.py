@@ -33,7 +33,7 @@ class Draft:
 def remembering(call: Call[Any, Any], memories: Sequence[NewMemory], now: datetime) -> list[Draft]:
     """A draft for each memory. A memory's id is also its command's, so that its job can be followed to the index.
 
-    The same bytes as `Remember(...).encode()`, put together because this is the door's busiest line.
+    What `Remember(...).encode()` would give, put together because this is the door's busiest line.
     """
     actor = {} if call.caller.actor is None else {"actor": call.caller.actor}
     shared = to_json({"v": Remember.newest, "accepted_at": now, **actor})[:-1]
