@@ -53,8 +53,8 @@ class Outcome(BaseModel):
     `answered`, `searchable` and `linked` run from the first request to the last answer and the last event.
     `answer_ms` runs from sending (or from being due) to the answer, `searchable_ms` from the moment an answer was read
     to the moment the event `indexed` was, `late_ms` is how far the generator itself fell behind at worst. `busy` counts
-    requests refused for now, in whole or in part, and sent again; `unseen` memories whose events did not come. `cpu` is the
-    generator's own.
+    requests refused for now, in whole or in part, and sent again; `unseen` memories whose events did not come. `cpu` is
+    the generator's own.
     """
 
     answered: float
