@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from engram_contracts.messages import Message, Moment, Strict
 
 MAX_CONTENT = 10_000
 MAX_METADATA_BYTES = 16_384
+MAX_FILTER_DEPTH = 3
 
 KINDS = (
     "fact", "decision", "preference", "procedure", "episode", "observation",
@@ -126,7 +127,9 @@ class Filters(Strict):
     """Narrows a question to some memories; every given field must hold (a list means any of its values).
 
     `tags` must all be present. `after` is inclusive, `before` exclusive; both compare `occurred_at`, or
-    `created_at` where a memory has none. `metadata` compares for equality, key by key.
+    `created_at` where a memory has none. `metadata` compares for equality, key by key. Besides, every one of
+    `all_of` must hold, one of `any_of` where there are any, and none of `none_of`; these may hold filters in turn,
+    `MAX_FILTER_DEPTH` deep.
     """
 
     user_id: Scope | None = None
@@ -138,3 +141,17 @@ class Filters(Strict):
     after: Moment | None = None
     before: Moment | None = None
     metadata: dict[str, str | int | float | bool] = Field(default_factory=dict, max_length=16)
+    all_of: tuple[Filters, ...] = Field(default=(), max_length=8)
+    any_of: tuple[Filters, ...] = Field(default=(), max_length=8)
+    none_of: tuple[Filters, ...] = Field(default=(), max_length=8)
+
+    @model_validator(mode="after")
+    def _stays_shallow(self) -> Self:
+        if self.depth > MAX_FILTER_DEPTH:
+            raise ValueError(f"filters may lie {MAX_FILTER_DEPTH} deep in each other")
+        return self
+
+    @property
+    def depth(self) -> int:
+        """How deep filters lie in filters; 1 for one that holds none."""
+        return 1 + max((each.depth for each in (*self.all_of, *self.any_of, *self.none_of)), default=0)

@@ -204,6 +204,10 @@ async def test_a_list_goes_from_the_newest_back_and_on_behind_a_cursor(graph: Se
         (Filters(metadata={"n": True}), {3}),
         (Filters(metadata={"a/b~c": "d", "n": True}), {3}),
         (Filters(metadata={"none": 1}), set()),
+        (Filters(any_of=(Filters(speaker="Ann"), Filters(kind="plan"))), {1, 3}),
+        (Filters(user_id="u1", none_of=(Filters(kind="fact"),)), {1}),
+        (Filters(all_of=(Filters(tags=("x",)), Filters(none_of=(Filters(speaker="Ann"),)))), {2}),
+        (Filters(none_of=(Filters(),)), set()),
     ],
 )
 async def test_filters_narrow_a_list(graph: Service, filters: Filters, expected: set[int]) -> None:

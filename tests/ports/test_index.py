@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from engram_contracts.errors import Conflict, Unavailable
-from engram_contracts.memory import Filters, Memory
+from engram_contracts.memory import MAX_FILTER_DEPTH, Filters, Memory
 from engram_vectors.changes import dimension_of
 from engram_vectors.filters import Wanted, microseconds, wanted
 from engram_vectors.index_edge import open_edge
@@ -308,7 +308,10 @@ def random_memory(number: int, chance: random.Random) -> Memory:
     )
 
 
-def random_filters(chance: random.Random) -> Filters:
+def random_filters(chance: random.Random, depth: int = 1) -> Filters:
+    def some() -> tuple[Filters, ...]:
+        return tuple(random_filters(chance, depth + 1) for _ in range(chance.randrange(1, 4)))
+
     def maybe(make: Callable[[], object]) -> object:
         return make() if chance.random() < 0.2 else None
 
@@ -323,6 +326,7 @@ def random_filters(chance: random.Random) -> Filters:
         "after": maybe(lambda: (START + timedelta(microseconds=chance.randrange(6))).astimezone(zone)),
         "before": maybe(lambda: START + timedelta(microseconds=chance.randrange(6))),
         "metadata": maybe(lambda: {chance.choice(("k", "k=1", "a b")): chance.choice(VALUES)}),
+        **({name: maybe(some) for name in ("all_of", "any_of", "none_of")} if depth < MAX_FILTER_DEPTH else {}),
     }
     return Filters(**{name: value for name, value in fields.items() if value is not None})  # type: ignore[arg-type]
 
@@ -341,8 +345,14 @@ def fits(what: Memory, filters: Filters) -> bool:
         and (filters.after is None or at >= filters.after)
         and (filters.before is None or at < filters.before)
         and all(equal(what.metadata.get(key), value) for key, value in filters.metadata.items())
-        and (what.expires_at is None or what.expires_at > NOW)
+        and all(fits(what, each) for each in filters.all_of)
+        and (not filters.any_of or any(fits(what, each) for each in filters.any_of))
+        and not any(fits(what, each) for each in filters.none_of)
     )
+
+
+def alive(what: Memory) -> bool:
+    return what.expires_at is None or what.expires_at > NOW
 
 
 def equal(stored: object, asked: object) -> bool:
@@ -356,9 +366,9 @@ async def test_filters_agree_with_brute_force(index: VectorIndex, tenant: str) -
     heads = [head_of(tenant, what.id) for what in memories]
     sizes = set()
 
-    for _ in range(250):
+    for _ in range(500):
         filters = random_filters(chance)
-        right = {head for head, what in zip(heads, memories, strict=True) if fits(what, filters)}
+        right = {head for head, what in zip(heads, memories, strict=True) if alive(what) and fits(what, filters)}
         sizes.add(len(right))
         assert await found(index, tenant, filters) == right, filters
         assert await index.narrow(wanted(tenant, filters, now=NOW), heads) == right, filters

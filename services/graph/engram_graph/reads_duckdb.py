@@ -252,6 +252,25 @@ def _conditions(filters: Filters) -> Iterator[tuple[str, list[Any]]]:
         yield "moment < ?", [filters.before.replace(tzinfo=None)]
     for name, wanted in filters.metadata.items():
         yield _metadata(name, wanted)
+    yield from _combined(filters)
+
+
+def _combined(filters: Filters) -> Iterator[tuple[str, list[Any]]]:
+    for each in filters.all_of:
+        yield _together(each)
+    if filters.any_of:
+        found = [_together(each) for each in filters.any_of]
+        yield f"({' OR '.join(text for text, _ in found)})", [value for _, values in found for value in values]
+    for each in filters.none_of:
+        text, values = _together(each)
+        yield f"({text}) IS NOT TRUE", values
+
+
+def _together(filters: Filters) -> tuple[str, list[Any]]:
+    """One condition for all that a filter asks."""
+    parts = list(_conditions(filters))
+    text = " AND ".join(text for text, _ in parts) or "TRUE"
+    return f"({text})", [value for _, values in parts for value in values]
 
 
 def _metadata(name: str, wanted: str | int | float | bool) -> tuple[str, list[Any]]:

@@ -48,7 +48,16 @@ class Within:
     below: int | None = None
 
 
-Condition = Match | Within
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All of `must` hold, one of `should` if there are any, and none of `must_not`."""
+
+    must: tuple[Condition, ...] = ()
+    should: tuple[Condition, ...] = ()
+    must_not: tuple[Condition, ...] = ()
+
+
+Condition = Match | Within | Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,16 @@ def _conditions(filters: Filters) -> Iterator[Condition]:
         yield Match(TERMS, (as_token(text),))
     if filters.after is not None or filters.before is not None:
         yield Within(AT, at_least=_or_none(filters.after), below=_or_none(filters.before))
+    for each in filters.all_of:
+        yield from _conditions(each)
+    if filters.any_of:
+        yield Group(should=tuple(map(_group, filters.any_of)))
+    if filters.none_of:
+        yield Group(must_not=tuple(map(_group, filters.none_of)))
+
+
+def _group(filters: Filters) -> Group:
+    return Group(must=tuple(_conditions(filters)))
 
 
 def _or_none(moment: datetime | None) -> int | None:

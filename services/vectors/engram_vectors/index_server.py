@@ -21,7 +21,7 @@ from qdrant_client.http.exceptions import ApiException
 
 from engram_contracts.errors import Unavailable
 from engram_contracts.facts import SparseVector
-from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Condition, Wanted, Within
+from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Condition, Group, Wanted, Within
 from engram_vectors.looks import Look, read_look
 from engram_vectors.points import LOOK, PLACE, RECORD, TAIL, Changes, Point, Relabel, first_of
 from engram_vectors.ports import Candidates, Probe, Scored
@@ -268,6 +268,8 @@ def _filter(wanted: Wanted) -> qdrant.Filter:
 
 
 def _condition(condition: Condition) -> Any:
+    if isinstance(condition, Group):
+        return _group(condition)
     if isinstance(condition, Within):
         bounds = qdrant.Range(gte=condition.at_least, lt=condition.below)
         return qdrant.FieldCondition(key=condition.field, range=bounds)
@@ -275,6 +277,12 @@ def _condition(condition: Condition) -> Any:
         qdrant.FieldCondition(key=condition.field, match=qdrant.MatchText(text=token)) for token in condition.any_of
     ]
     return tokens[0] if len(tokens) == 1 else qdrant.Filter(should=tokens)
+
+
+def _group(group: Group) -> qdrant.Filter:
+    parts = (group.must, group.should, group.must_not)
+    must, should, must_not = ([_condition(each) for each in part] or None for part in parts)
+    return qdrant.Filter(must=must, should=should, must_not=must_not)
 
 
 def _match(field: str, value: str) -> qdrant.FieldCondition:
