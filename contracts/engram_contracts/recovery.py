@@ -48,8 +48,8 @@ class DeadFailure(Message):
 class DeadLetter(Message):
     """A dead letter without its body. `size` is the body's in bytes, `replays` how often it was replayed before.
 
-    `subject` is where the message was sent, `op` the command or event that it names, `command` the id it was sent
-    under. `why` is `never` (it cannot succeed) or `worn out`.
+    `subject` is where the message was sent, `op` the command or event that it names, `command` the id it was first
+    sent under. `why` is `never` (it cannot succeed) or `worn out`.
     """
 
     sequence: int

@@ -147,6 +147,7 @@ async def test_an_edit_that_does_not_fit_names_the_field_and_changes_nothing(bro
             "payload.colour": {**good, "colour": "red"},
             "payload.memory.mood": {**good, "memory": {"content": "x", "mood": "calm"}},
             "payload.id": {**good, "id": new_id()},
+            "payload.accepted_at": {**good, "accepted_at": "yesterday"},
             "payload.v": {**good, "v": 99},
         }
         fields = {}
@@ -217,7 +218,8 @@ async def test_an_entry_that_fails_again_keeps_its_history_and_is_left_alone_by_
         shown = await bus.ask(ShowDead(tenant="acme", sequence=last.sequence), within=5.0)
 
     assert (first.replayed, second.replayed) == (1, 1)
-    assert last.command != command.id and shown.body["id"] == command.id
+    assert last.command == shown.body["id"] == command.id
+    assert shown.headers["Nats-Msg-Id"] != command.id
     assert (last.reason, last.replays) == ("third", 2)
     assert [failure.reason for failure in shown.history] == [f"no memory {command.memory_id}", "second"]
     assert [failure.code for failure in shown.history] == ["INVALID_REQUEST", "CONFLICT"]

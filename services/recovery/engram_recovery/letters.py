@@ -18,7 +18,7 @@ from engram_runtime.bus import Entry, Stored
 from engram_runtime.delivery import DEAD_HISTORY, bounded
 
 ORIGINAL = "Engram-Original-"
-REPLAY, REPLAY_OF = "Engram-Replay", "Engram-Replay-Of"
+REPLAY, REPLAY_OF, FIRST_ID = "Engram-Replay", "Engram-Replay-Of", "Engram-First-Id"
 MOST_FAILURES = 10
 """So many earlier failures travel with a message; older ones are forgotten."""
 SHORT_REASON = 200
@@ -55,7 +55,7 @@ def summary(stored: Stored) -> DeadLetter:
         tenant=tenant,
         subject=said("Subject"),
         op=_op(said("Subject")),
-        command=stored.headers.get(f"{ORIGINAL}Nats-Msg-Id"),
+        command=stored.headers.get(f"{ORIGINAL}{FIRST_ID}") or stored.headers.get(f"{ORIGINAL}Nats-Msg-Id"),
         why=said("Why"),
         code=said("Code"),
         error=said("Error"),
@@ -111,6 +111,7 @@ def sent_again(buried: Buried, *, replay: str, salt: str, body: bytes | None = N
         body=buried.body if body is None else body,
         id=message_id(replay, salt, letter.sequence),
         headers={
+            **({FIRST_ID: letter.command} if letter.command else {}),
             **own,
             REPLAY: replay,
             REPLAY_OF: str(letter.sequence),

@@ -19,7 +19,7 @@ def job_key(buried: Buried) -> str | None:
         return None
     said = as_json(buried.body)
     identity = said.get("id") if isinstance(said, dict) else None
-    name = identity if isinstance(identity, str) else buried.letter.command
+    name = identity if isinstance(identity, str) else buried.headers.get("Nats-Msg-Id")
     return f"{buried.letter.tenant}.{name}" if name and _KEY.fullmatch(name) else None
 
 

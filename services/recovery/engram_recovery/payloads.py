@@ -40,20 +40,23 @@ def edited(buried: Buried, payload: dict[str, Any]) -> bytes:
         raise Rejected(f"messages on {buried.letter.subject!r} cannot be edited", field="payload")
     try:
         message = kind.model_validate_json(json.dumps(payload), extra="forbid")
+    except ValidationError as error:
+        raise _rejected(error, "payload") from error
+    try:
         if isinstance(message, Revise):
             message.edit()
     except ValidationError as error:
-        raise _rejected(kind, error) from error
+        raise _rejected(error, "payload.changes") from error
     if message.v > kind.newest:
         raise Rejected(f"version {message.v} is newer than {kind.newest}, the newest known", field="payload.v")
     _stays_the_same(message, as_json(buried.body))
     return message.encode()
 
 
-def _rejected(kind: type[Versioned], error: ValidationError) -> Rejected:
+def _rejected(error: ValidationError, within: str) -> Rejected:
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(("payload", *(str(part) for part in problem["loc"])))
-    return Rejected(f"{where}: {problem['msg']} ({kind.__name__})", field=where)
+    where = ".".join((within, *(str(part) for part in problem["loc"])))
+    return Rejected(f"the edit does not fit: {problem['msg']}", field=where)
 
 
 def _stays_the_same(message: Versioned, before: Any) -> None:
@@ -61,4 +64,4 @@ def _stays_the_same(message: Versioned, before: Any) -> None:
     name = "id" if isinstance(message, Command) else "command" if isinstance(message, Fact) else None
     known = before.get(name) if name and isinstance(before, dict) else None
     if name and isinstance(known, str) and getattr(message, name) != known:
-        raise Rejected(f"payload.{name} must stay {known!r}", field=f"payload.{name}")
+        raise Rejected(f"it must stay {known!r}, or it would be another command", field=f"payload.{name}")
