@@ -13,7 +13,7 @@ import contextlib
 import fcntl
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -24,7 +24,7 @@ import qdrant_edge as edge
 from engram_contracts.errors import Conflict, Unavailable
 from engram_contracts.facts import SparseVector
 from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Condition, Group, Wanted, Within
-from engram_vectors.looks import Look, read_look
+from engram_vectors.looks import Glances, Look, read_look
 from engram_vectors.points import LOOK, PLACE, RECORD, TAIL, Changes, Point, Relabel, first_of
 from engram_vectors.ports import Candidates, Probe, Scored
 from engram_vectors.positions_file import replace
@@ -57,6 +57,7 @@ class EdgeIndex:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._about: dict[str, Any] | None = None
+        self._glances = Glances()
         self._shard: edge.EdgeShard | None = None
         self._tenants: set[str] = set()
         """Two or more if there are several, not always all of them."""
@@ -110,9 +111,12 @@ class EdgeIndex:
     async def write(self, changes: Changes) -> None:
         """See `VectorIndex.write`; in slices of at most 64 points."""
         self._tenants.update(point.payload[TENANT] for point in changes.put)
-        for operation in _operations(changes):
-            self._call(edge.EdgeShard.update, operation)
-            await asyncio.sleep(0)
+        try:
+            for operation in _operations(changes):
+                self._call(edge.EdgeShard.update, operation)
+                await asyncio.sleep(0)
+        finally:
+            self._glances.drop(first_of(point) for point in changes.points())
 
     async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
         """See `VectorIndex.search`; IDF is of the tenant's own memories."""
@@ -127,7 +131,8 @@ class EdgeIndex:
             legs[SPARSE] = _query(vector, SPARSE, among, probe.limit, self._own_idf(wanted.tenant))
         found = self._call(edge.EdgeShard.query_batch, edge.QueryBatchRequest(list(legs.values())))
         scored = {name: _scored(points) for name, points in zip(legs, found, strict=True)}
-        return Candidates(**scored, looks=_looks(*found))
+        heads = {first_of(point) for points in scored.values() for point, _ in points}
+        return Candidates(**scored, looks=self._looks(heads))
 
     async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[str, Look]:
         """See `VectorIndex.standing`."""
@@ -135,9 +140,20 @@ class EdgeIndex:
             return {}
         here = edge.FieldCondition(PLACE, match=edge.MatchAny(list(places)))
         among = edge.Filter(must=[here, _filter(wanted)])
-        request = edge.ScrollRequest(limit=4 * len(places), filter=among, with_payload=[LOOK])
+        request = edge.ScrollRequest(limit=4 * len(places), filter=among, with_payload=False)
         records, _ = self._call(edge.EdgeShard.scroll, request)
-        return _looks(records)
+        return self._looks({first_of(_digits(found)) for found in records})
+
+    def _looks(self, heads: Set[str]) -> dict[str, Look]:
+        """The memories at a glance; reading a payload costs ten times as much as remembering what was in it."""
+        known = self._glances.of(heads)
+        if len(known) == len(heads):
+            return known
+        records = self._call(edge.EdgeShard.retrieve, list(heads - known.keys()), [LOOK], False)
+        texts = {_digits(found): (found.payload or {}).get(LOOK) for found in records}
+        fresh = {head: read_look(text) for head, text in texts.items() if text is not None}
+        self._glances.keep(fresh)
+        return known | fresh
 
     async def tally(self, wanted: Wanted) -> int:
         """See `VectorIndex.tally`."""
@@ -288,16 +304,11 @@ def _sparse(vector: SparseVector) -> edge.SparseVector:
 
 def _query(vector: Any, leg: str, among: edge.Filter, limit: int, params: edge.SearchParams) -> edge.QueryRequest:
     query = edge.Query.Nearest(vector, using=leg)
-    return edge.QueryRequest(limit=limit, query=query, filter=among, with_payload=[LOOK], params=params)
+    return edge.QueryRequest(limit=limit, query=query, filter=among, with_payload=False, params=params)
 
 
 def _scored(points: Sequence[edge.ScoredPoint]) -> list[Scored]:
     return [(_digits(point), point.score) for point in points]
-
-
-def _looks(*found: Sequence[edge.ScoredPoint | edge.Record]) -> dict[str, Look]:
-    texts = {first_of(_digits(point)): (point.payload or {})[LOOK] for points in found for point in points}
-    return {head: read_look(text) for head, text in texts.items()}
 
 
 def _digits(point: edge.ScoredPoint | edge.Record) -> str:

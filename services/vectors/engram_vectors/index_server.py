@@ -253,8 +253,8 @@ def _scored(answer: qdrant.QueryResponse) -> list[Scored]:
 
 
 def _looks(*found: Sequence[qdrant.ScoredPoint | qdrant.Record]) -> dict[str, Look]:
-    texts = {first_of(_digits(point)): (point.payload or {})[LOOK] for points in found for point in points}
-    return {head: read_look(text) for head, text in texts.items()}
+    texts = {first_of(_digits(point)): (point.payload or {}).get(LOOK) for points in found for point in points}
+    return {head: read_look(text) for head, text in texts.items() if text is not None}
 
 
 def _digits(point: qdrant.ScoredPoint | qdrant.Record) -> str:

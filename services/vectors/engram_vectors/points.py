@@ -7,7 +7,7 @@ a search, and no tenant's memory id can meet another's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -74,6 +74,12 @@ class Changes:
     def size(self) -> int:
         """Points that are touched."""
         return len(self.drop) + len(self.put) + sum(len(each.ids) for each in self.relabel)
+
+    def points(self) -> Iterator[str]:
+        """The ids of the points that are touched."""
+        yield from self.drop
+        yield from (point.id for point in self.put)
+        yield from (point for each in self.relabel for point in each.ids)
 
 
 def head_of(tenant: str, memory_id: str) -> str:

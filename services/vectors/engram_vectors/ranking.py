@@ -9,6 +9,7 @@ that found nothing gives its share to the others.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -88,11 +89,13 @@ class _Leg:
     best: dict[str, str]
     own: dict[str, float] = field(default_factory=dict)
     lent: dict[str, float] = field(default_factory=dict)
+    ascending: list[float] = field(default_factory=list)
 
     def rank(self, head: str) -> int:
         """How a memory did in this leg: one more than the number of better ones."""
-        score = self.raw[head]
-        return 1 + sum(other > score for other in self.raw.values())
+        if not self.ascending:
+            self.ascending = sorted(self.raw.values())
+        return 1 + len(self.ascending) - bisect_right(self.ascending, self.raw[head])
 
 
 def rank(
@@ -146,10 +149,11 @@ class Ranking:
             for worth in (leg.own, leg.lent):
                 for head, each in worth.items():
                     scores[head] = scores.get(head, 0.0) + share * each
-        boosts = self._boosts
-        for head in scores.keys() & self._looks.keys():
-            look = self._looks[head]
-            scores[head] += sum([boosts[name] * fit for name, fit in self._fits(look)])
+        boosts, looks = self._boosts, self._looks
+        for head in scores if boosts else ():
+            if head in looks:
+                for name, fit in self._fits(looks[head]):
+                    scores[head] += boosts[name] * fit
         if not self._furthest:
             return {head: score / self._most for head, score in scores.items()}
         return {head: self._walked(head) + (1 - WALKED_SHARE) * score / self._most for head, score in scores.items()}
