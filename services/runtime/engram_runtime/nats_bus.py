@@ -277,7 +277,8 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
         held.clear()
         with contextlib.suppress(NatsError, TimeoutError):
             await asyncio.wait_for(client.flush(), 2.0)
-        await broker.stop()
+        with contextlib.suppress(NatsError):
+            await broker.stop()
 
 
 async def _connect(broker: NatsBroker, url: str) -> Client:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from engram_contracts.commands import Command
 from engram_contracts.errors import EngramError, Failure, Rejected, Unavailable
-from engram_contracts.events import JobTrouble
+from engram_contracts.events import JobTrouble, Progress
 from engram_contracts.topology import JOBS, WorkSubject, dead_subject
 from engram_runtime.appending import CORRELATION
 from engram_runtime.breaker import Breaker, is_away
@@ -191,6 +191,8 @@ class Taker:
             return
         await self._note(item, reason=_words(error), code=Failure.of(error).code, dead=sequence)
         await item.raw.respond(ACK)
+        died = Progress(stage="dead", commands=(item.job,), at=datetime.now(UTC), reason=_words(error))
+        await self._bus.emit(item.tenant, died)
 
     async def _trouble(self, item: Held) -> JobTrouble | None:
         value = await self._jobs.get(f"{item.tenant}.{item.job}")
