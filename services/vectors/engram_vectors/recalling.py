@@ -30,6 +30,7 @@ from engram_vectors.ports import Candidates, Probe, VectorIndex
 from engram_vectors.question import in_first_person, names_in, times_in
 from engram_vectors.ranking import LENT, Hints, Ranked, Weights, rank
 from engram_vectors.speakers import Speakers
+from engram_vectors.variety import varied
 
 T = TypeVar("T")
 
@@ -42,6 +43,8 @@ SEEDS, SEEDING_POWER, SEEDING_DENSE = 20, 8, 0.2
 """From how many memories a walk starts, with which power of their score as mass, and how they are scored for it."""
 LEAST_TO_HOP = 6
 """Words of a question that may take several hops."""
+CONSIDERED = 4
+"""Where variety is asked for, so many times the limit are looked at."""
 BROWSING = {"recency": 1.0}
 PLAIN = {"neighbours": 0.0, "speaker": 0.0, "statement": 0.0, "first_person": False}
 
@@ -133,7 +136,8 @@ class Recaller:
         strength = await self._allowed(attempt, candidates, activation.strength)
         if attempt.may_hop(candidates):
             activation = await self._walk(attempt, candidates) or activation
-        ranked = self._rank(attempt, candidates, strength, question.limit)
+        considered = question.limit * (CONSIDERED if weights.diversity else 1)
+        ranked = self._rank(attempt, candidates, strength, considered)
         hits = await self._hydrate(attempt, ranked, activation)
         return Recollection(
             hits=hits,
@@ -243,6 +247,8 @@ class Recaller:
     async def _hydrate(self, attempt: Attempt, ranked: Sequence[Ranked], activation: Activation) -> tuple[Hit, ...]:
         heads = [each.head for each in ranked]
         entries = await self._entries(attempt, heads, "fetch")
+        if attempt.weights.diversity:
+            ranked = _varied(attempt, ranked, entries)
         explain = attempt.question.explain
         hits = (
             _hit(each, entries[each.head], activation.paths.get(each.head, ()), explain=explain)
@@ -274,6 +280,13 @@ def _beside(found: Candidates) -> list[int]:
     steps = [-step for step, _ in LENT]
     beside = {look.place + step for look in looks if look.place and look.speaker for step in steps}
     return sorted(beside - taken)
+
+
+def _varied(attempt: Attempt, ranked: Sequence[Ranked], entries: Mapping[str, Entry]) -> list[Ranked]:
+    memories = {head: entry.memory for head, entry in entries.items()}
+    texts = [memory.content if (memory := memories.get(each.head)) else "" for each in ranked]
+    chosen = varied(ranked, texts, attempt.weights.diversity, attempt.question.limit)
+    return [each for each in chosen if each.score >= attempt.question.min_score]
 
 
 def _hit(ranked: Ranked, entry: Entry, path: tuple[str, ...], *, explain: bool) -> Hit | None:
