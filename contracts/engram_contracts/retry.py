@@ -26,7 +26,7 @@ class Retry:
         `chance` is a random number from 0 to 1. `advised` is what the failing side asked for (`Retry-After`);
         it is honoured even beyond `most`.
         """
-        planned = min(self.first * self.factor ** (attempt - 1), self.most)
+        planned = min(self.first * self.factor ** min(attempt - 1, 64), self.most)
         spread = planned * (1 + self.jitter * (2 * chance - 1))
         return max(spread, advised or 0.0)
 
