@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ class Look(NamedTuple):
     """A memory at a glance.
 
     `place` is where it stands in its session (see `places`; 0 for none), `at` microseconds since 1970, `speaker` in
-    lower case. One that `asks` ends in a question mark, one that `inquires` has one near its end.
+    lower case. One that `asks` ends in a question mark, one that `inquires` has one near its end. `words` stands for
+    its whole text (see `fingerprint`).
     """
 
     place: int = 0
@@ -25,7 +27,13 @@ class Look(NamedTuple):
     inquires: bool = False
     importance: float = 0.5
     confidence: float = 1.0
+    words: int = 0
     speaker: str = ""
+
+
+def fingerprint(text: str) -> int:
+    """What texts of the same words share, whatever their case and spacing: a crc32, never 0."""
+    return zlib.crc32(" ".join(text.casefold().split()).encode()) or 1
 
 
 def look_of(memory: Memory, place: int) -> str:
@@ -34,13 +42,15 @@ def look_of(memory: Memory, place: int) -> str:
     asks, inquires = text.endswith("?"), "?" in text[-TAIL:]
     at = microseconds(memory.occurred_at or memory.created_at)
     speaker = memory.speaker.casefold() if memory.speaker else ""
-    return f"{place}\t{at}\t{asks + 2 * inquires}\t{memory.importance:g}\t{memory.confidence:g}\t{speaker}"
+    weights = f"{memory.importance:g}\t{memory.confidence:g}"
+    return f"{place}\t{at}\t{asks + 2 * inquires}\t{weights}\t{fingerprint(text)}\t{speaker}"
 
 
 def read_look(text: str) -> Look:
     """What `look_of` wrote."""
-    place, at, asked, importance, confidence, speaker = text.split("\t", 5)
-    return Look(int(place), int(at), asked in "13", asked in "23", float(importance), float(confidence), speaker)
+    place, at, asked, importance, confidence, words, speaker = text.split("\t", 6)
+    asks, inquires = asked in "13", asked in "23"
+    return Look(int(place), int(at), asks, inquires, float(importance), float(confidence), int(words), speaker)
 
 
 class Glances:

@@ -34,9 +34,13 @@ WALKED_SHARE = 0.99
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """What each piece counts for; see `RecallWeights` for what they are. Version 2."""
+    """What each piece counts for; see `RecallWeights` for what they are. Version 3.
 
-    version: int = 2
+    `verbatim` is what a memory gains that says the query word for word: more than all that others can gain.
+    """
+
+    version: int = 3
+    verbatim: float = 3.0
     dense: float = 0.45
     fusion: Literal["min-max", "rrf"] = "min-max"
     neighbours: float = 1.0
@@ -56,11 +60,13 @@ class Weights:
 class Hints:
     """What the query says besides its words: speakers it names (words in lower case), times (microseconds).
 
-    `walked` is where a walk through the graph ended up, by first point; where there is any, it decides the order.
+    `words` is the fingerprint of the whole query. `walked` is where a walk through the graph ended up, by first point;
+    where there is any, it decides the order.
     """
 
     speakers: frozenset[str] = frozenset()
     times: tuple[tuple[int, int], ...] = ()
+    words: int = 0
     now: int = 0
     walked: Mapping[str, float] = field(default_factory=dict)
 
@@ -136,6 +142,8 @@ class Ranking:
     def _offered(self) -> Iterator[tuple[str, float]]:
         """The boosts that can tell these candidates apart, with their weights."""
         weights = self._weights
+        said = any(look.words == self._hints.words for look in self._looks.values()) if self._hints.words else False
+        yield "verbatim", weights.verbatim if said else 0.0
         yield "speaker", weights.speaker if self._hints.speakers else 0.0
         yield "statement", weights.statement if any(look.asks for look in self._looks.values()) else 0.0
         yield "date", weights.date if self._hints.times else 0.0
@@ -165,6 +173,8 @@ class Ranking:
         """How far each boost applies, from 0 to 1; those that do not are left out."""
         boosts, hints = self._boosts, self._hints
         fits: list[tuple[str, float]] = []
+        if "verbatim" in boosts and look.words == hints.words:
+            fits.append(("verbatim", 1.0))
         if "speaker" in boosts and not hints.speakers.isdisjoint(look.speaker.split()):
             fits.append(("speaker", 1.0))
         if "statement" in boosts and not look.asks:

@@ -25,6 +25,7 @@ from engram_contracts.questions import (
 )
 from engram_runtime.bus import Bus
 from engram_vectors.filters import Wanted, microseconds, wanted
+from engram_vectors.looks import fingerprint
 from engram_vectors.points import Entry, first_of, head_of
 from engram_vectors.ports import Candidates, Probe, VectorIndex
 from engram_vectors.question import in_first_person, names_in, times_in
@@ -66,7 +67,7 @@ class Attempt:
         self.wanted: Wanted = wanted(question.tenant, question.filters, now=now)
         self.candidates = max(candidates, 4 * question.limit)
         self.deadline = question.deadline_ms / 1_000
-        self.hints = Hints(now=microseconds(question.as_of or now))
+        self.hints = Hints(now=microseconds(question.as_of or now), words=fingerprint(question.query))
         self.as_of = question.as_of or now
         self.lost = False
         """Whether there is no text leg, so that the graph has to answer alone."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram_vectors.looks import Look, look_of, read_look
+from engram_vectors.looks import Look, fingerprint, look_of, read_look
 from engram_vectors.places import Places
 from engram_vectors.points import head_of
 from engram_vectors.ports import Candidates
@@ -120,7 +120,7 @@ def test_a_look_is_read_as_it_was_written() -> None:
 
     look = read_look(look_of(what, SESSION))
 
-    assert look == Look(SESSION, look.at, True, True, 0.25, 1.0, "ann lee")
+    assert look == Look(SESSION, look.at, True, True, 0.25, 1.0, fingerprint(what.content), "ann lee")
 
 
 async def test_places_go_on_where_the_index_stands_and_differ_between_sessions() -> None:
@@ -135,3 +135,15 @@ async def test_places_go_on_where_the_index_stands_and_differ_between_sessions()
     assert (first % 2**20, second - first, other % 2**20) == (5, 1, 1)
     assert first >> 20 != other >> 20
     assert max(first, other) < 2**53
+
+
+def test_a_memory_that_says_the_query_word_for_word_comes_first_whatever_others_gain() -> None:
+    query = "Wow, Ann, that looks amazing!  What inspired it?"
+    said = Look(speaker="bob", asks=True, words=fingerprint("wow, ann, that looks amazing! what inspired it?"))
+    looks = {HEADS[0]: said, HEADS[1]: Look(speaker="ann")}
+    hints = Hints(speakers=frozenset({"ann"}), words=fingerprint(query))
+
+    ranked = rank(found(looks, t0=0.2, t1=1.0), {}, Weights(), 2, hints)
+
+    assert [each.head for each in ranked] == [HEADS[0], HEADS[1]]
+    assert ranked[0].score == pytest.approx(sum(ranked[0].parts.values()))
