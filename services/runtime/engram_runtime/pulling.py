@@ -17,10 +17,8 @@ from typing import Any
 
 from faststream._internal.broker.registrator import Registrator
 from faststream._internal.endpoint.subscriber.call_item import CallsCollection
-from faststream.message import StreamMessage
 from faststream.middlewares import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
-from faststream.nats.message import NatsBatchMessage
 from faststream.nats.subscriber.config import NatsSubscriberConfig, NatsSubscriberSpecificationConfig
 from faststream.nats.subscriber.specification import NatsSubscriberSpecification
 from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber
@@ -190,12 +188,16 @@ class Puller:
 
 
 class MicroBatchSubscriber(BatchPullStreamSubscriber):
-    """FastStream's batch subscriber with `Puller` in place of its poll loop. The durable already exists."""
+    """FastStream's batch subscriber with `Puller` in place of its poll loop. The durable already exists.
+
+    Batches go straight to `handle`: FastStream's way from batch to handler costs 110 us, much for a lone message.
+    """
 
     puller: Puller
+    handle: Handle
 
     async def _create_subscription(self) -> None:
-        self.add_task(self.puller.run, (self.process_message,))
+        self.add_task(self.puller.run, (self.handle,))
 
     async def stop(self) -> None:
         """Hand back, finish, then stop as FastStream does."""
@@ -230,17 +232,7 @@ def subscribe(broker: NatsBroker, puller: Puller, handle: Handle) -> MicroBatchS
         stream=JStream(consumer.stream.name, declare=False),
         pull_sub=PullSub(batch_size=consumer.batch, batch=True),
     )
-    subscriber.puller = puller
+    subscriber.puller, subscriber.handle = puller, handle
     Registrator.subscriber(broker, subscriber, persistent=True)
-    subscriber.add_call(parser_=_as_they_are, decoder_=_raw, dependencies_=())
     subscriber(handle)
     return subscriber
-
-
-async def _as_they_are(batch: Batch, _: Any = None) -> StreamMessage[Batch]:
-    """The raw batch; messages are decoded one by one by who handles them, so that one bad one spoils no other."""
-    return NatsBatchMessage(raw_message=batch, body=[], headers={}, batch_headers=[], path={})
-
-
-async def _raw(message: StreamMessage[Batch], _: Any = None) -> Batch:
-    return message.raw_message

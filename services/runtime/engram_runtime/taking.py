@@ -268,16 +268,21 @@ def _words(error: Exception) -> str:
 @contextlib.asynccontextmanager
 async def _kept_alive(batch: Sequence[Msg], ack_wait: float) -> AsyncIterator[None]:
     """While the block runs, tell the server in time that the batch is being worked on."""
-    task = asyncio.create_task(_say_working(batch, ack_wait / 3))
+    saying: list[asyncio.Task[None]] = []
+    timer = asyncio.get_running_loop().call_later(
+        ack_wait / 3, lambda: saying.append(asyncio.create_task(_say_working(batch, ack_wait / 3)))
+    )  # most batches are done long before, and a timer costs less than a task
     try:
         yield
     finally:
-        task.cancel()
+        timer.cancel()
+        for task in saying:
+            task.cancel()
 
 
 async def _say_working(batch: Sequence[Msg], pause: float) -> None:
     while True:
-        await asyncio.sleep(pause)
         for message in batch:
             if not message.is_acked:
                 await message.respond(WORKING)
+        await asyncio.sleep(pause)
