@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 import time
@@ -238,8 +239,10 @@ def main() -> None:
 
 
 def _tell(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Write a line straight to the descriptor: the end of long ones (1.6 MB) got lost in `sys.stdout` now and then."""
+    left = line.encode() + b"\n"
+    while left:
+        left = left[os.write(sys.stdout.fileno(), left) :]
 
 
 if __name__ == "__main__":
