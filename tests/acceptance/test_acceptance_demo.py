@@ -68,7 +68,9 @@ def test_the_demo_leaves_nothing_behind(demo):
 
 
 def test_make_demo_is_this_demo():
-    planned = subprocess.run(["make", "--no-print-directory", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True)
+    planned = subprocess.run(
+        ["make", "--no-print-directory", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
 
     assert planned.stdout.splitlines()[-1].endswith("bin/engram demo")
 
