@@ -38,6 +38,7 @@ from support.system import System, embedded_system
 
 CONVERSATIONS = ROOT.parent / "shared/data/locomo"
 RESULTS = Path(__file__).with_name("RESULTS.md")
+BY_HAND = "\n## What is not reached"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,8 +196,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text += report(asyncio.run(Bench(QUICK if options.quick else Plan(), conversations, Path(scratch)).run()))
     print(text)
     if options.write:
-        RESULTS.write_text(text)
+        RESULTS.write_text(text.rstrip() + "\n" + _written_by_hand(RESULTS))
     return 0
+
+
+def _written_by_hand(file: Path) -> str:
+    """What people wrote below the tables, which a new run keeps."""
+    _, heading, said = (file.read_text() if file.exists() else "").partition(BY_HAND)
+    return heading + said
 
 
 def _described(folder: Path, source: str) -> str:
