@@ -39,8 +39,8 @@ class Consumer:
     """A durable pull consumer and how its messages are worked off.
 
     `batch` messages are handled together, at most `concurrency` batches at a time in one process. `ack_wait` is
-    how long a silent worker keeps a message; a living one extends it. The server never gives up on a message:
-    the delivery policy counts tries and buries what is worn out.
+    how long a silent worker keeps a message; a living one extends it. Batches that are not full begin `linger`
+    seconds apart. The server never gives up on a message: the delivery policy counts tries and buries what is worn out.
     """
 
     name: str
@@ -221,7 +221,7 @@ REPLAY = Consumer(
 )  # fmt: skip
 """A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
 VECTORS_LOG = _log_consumers("vectors", batch=64)
-GRAPH_LOG = _log_consumers("graph", batch=500, linger=0.05)
+GRAPH_LOG = _log_consumers("graph", batch=500, linger=0.25)
 """A transaction costs the graph milliseconds whatever it holds: waiting a little fills it."""
 EXTRACT_LOG = Consumer(
     name="reasoner-extract", stream=LOG, filters=("engram.log.*.*.remembered",), batch=8, ack_wait=300.0,

@@ -1,7 +1,7 @@
 """The pull loop: overlapped pull requests, micro-batches, a clean hand-back on stop.
 
 FastStream declares the consumer; only its poll loop is replaced. The next messages are requested while the current
-batch is handled, a lone message waits at most `linger`, and a silent server is noticed by missing heartbeats.
+batch is handled, batches that are not full keep a distance, and a silent server is noticed by missing heartbeats.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ Prepare = Callable[[], Awaitable[None]]
 class Puller:
     """Pulls one durable consumer's messages and hands them on in batches.
 
-    At most `concurrency` batches are handled at once. `prepare` runs before the first pull and again after
-    `restart`, with nothing of the old session left in hand.
+    At most `concurrency` batches are handled at once. A batch that is not full begins `linger` seconds after the one
+    before it: a lone message is handled at once, a steady trickle in fewer, fuller batches. `prepare` runs before the
+    first pull and again after `restart`, with nothing of the old session left in hand.
     """
 
     def __init__(self, client: Client, consumer: Consumer, prepare: Prepare | None = None) -> None:
@@ -57,6 +58,7 @@ class Puller:
         self._arrived = asyncio.Event()
         self._outstanding = 0
         self._heard = 0.0
+        self._next = 0.0
         self._stopping = False
         self._restarting = False
         self._subscription: Subscription | None = None
@@ -114,11 +116,12 @@ class Puller:
         if not self._ready and not await self._wait():
             return
         if len(self._ready) < self.consumer.batch:
-            await asyncio.sleep(self.consumer.linger)
+            await asyncio.sleep(max(self._next - time.monotonic(), 0.0))
         await self._slots.acquire()
         if self._stopping or self._restarting or not self._ready:
             self._slots.release()
             return
+        self._next = time.monotonic() + self.consumer.linger
         batch = [self._ready.popleft() for _ in range(min(len(self._ready), self.consumer.batch))]
         await self._request(inbox)
         task = asyncio.create_task(self._handle(handle, batch))
