@@ -24,7 +24,7 @@ def digest_of(content: str) -> str:
 
 
 class Kept(Message):
-    """One memory as a store keeps it; `version` 0 is one that was forgotten.
+    """One memory as a store keeps it; `version` 0 is one that was forgotten (the index leaves those out).
 
     `size` is its content's in bytes, `digest` names its content where the store holds it. `whole` is false where
     parts of it are missing. In the ledger, `id` is the memory's UUID, derived where the id itself is none.
@@ -123,21 +123,38 @@ class Mended(Message):
     applied: int
 
 
-class MendIndexed(Question[Mended]):
-    """Have one memory in the index as its facts on the log say, and nothing else of it. Answered by vectors.
+class Mend(Message):
+    """What is to become of one memory: what its facts on the log, at `sequences`, make of it, and nothing else.
 
-    `sequences` are all its facts, in order. Where the log no longer holds them, `memory` and `embedding` are written
-    instead, as of `command`. With neither, the memory is taken out. A repeat changes nothing.
+    Where the log no longer holds them, the index takes `memory` and `embedding` instead, as of `command` and
+    `sequence`. With neither, the memory is taken out. `commands` are those that the ledger charged for it so far.
     """
 
-    service, verb, Reply = "vectors", "mend", Mended
-    tenant: Tenant
     memory_id: str
     sequences: tuple[int, ...] = ()
     memory: Memory | None = None
     embedding: Embedding | None = None
     command: str = ""
     sequence: int = 0
+    commands: tuple[str, ...] = ()
+
+
+class Mending(Question[Mended]):
+    """Base of the questions that put memories of a tenant right. A repeat changes nothing.
+
+    The sequences are complete up to `cut`; what the store applied beyond it, the store looks up by itself.
+    """
+
+    service, verb, Reply = "", "", Mended
+    tenant: Tenant
+    mends: tuple[Mend, ...] = Field(max_length=500)
+    cut: int
+
+
+class MendIndexed(Mending):
+    """Put memories right in the index. Answered by vectors."""
+
+    service, verb, Reply = "vectors", "mend", Mended
 
 
 class DropStray(Question[Mended]):
@@ -147,26 +164,16 @@ class DropStray(Question[Mended]):
     points: tuple[str, ...] = Field(max_length=1_000)
 
 
-class MendRecorded(Question[Mended]):
-    """Have one memory in the record as its facts on the log say; without any, take it out. Answered by the graph."""
+class MendRecorded(Mending):
+    """Put memories right in the record. Answered by the graph."""
 
     service, verb, Reply = "graph", "mend", Mended
-    tenant: Tenant
-    memory_id: str
-    sequences: tuple[int, ...] = ()
 
 
-class MendMetered(Question[Mended]):
-    """Have one memory charged as its facts on the log say; without any, take it out. Answered by metering.
-
-    `memory_id` is the memory's UUID. `commands` are those that were charged for it so far.
-    """
+class MendMetered(Mending):
+    """Put right what is charged for memories, which are named by their UUIDs. Answered by metering."""
 
     service, verb, Reply = "metering", "mend", Mended
-    tenant: Tenant
-    memory_id: str
-    sequences: tuple[int, ...] = ()
-    commands: tuple[str, ...] = ()
 
 
 class EmbedDocument(Question[Embedding]):
@@ -202,15 +209,6 @@ class LedgerPositions(Question[Positions]):
     service, verb, Reply = "metering", "positions", Positions
 
 
-class RebuildIndex(Question[Positions]):
-    """Apply the log to the index again from its first message on. Answered by vectors.
-
-    Recall goes on meanwhile, from what is there. A repeat begins again.
-    """
-
-    service, verb, Reply = "vectors", "rebuild", Positions
-
-
 class RebuildStatus(Message):
     """How far a rebuild is: up to `position` of the log, whose last message for it is `last`."""
 
@@ -234,5 +232,5 @@ class RebuildRecord(Question[RebuildStatus]):
 
 QUESTIONS: tuple[type[Question[Any]], ...] = (
     ListIndexed, ListRecorded, ListMetered, ListApplied, ListCharged, MendIndexed, DropStray, MendRecorded, MendMetered,
-    EmbedDocument, IndexPositions, RecordPositions, LedgerPositions, RebuildIndex, RebuildRecord,
+    EmbedDocument, IndexPositions, RecordPositions, LedgerPositions, RebuildRecord,
 )  # fmt: skip

@@ -176,6 +176,16 @@ class EdgeIndex:
         payloads = {_digits(found): found.payload or {} for found in records}
         return {head: each[RECORD] for head, each in payloads.items() if each.get(TENANT) == tenant}
 
+    async def scan(self, tenant: str | None, start: str | None, limit: int) -> list[tuple[str, str | None, str | None]]:
+        """See `ScannedIndex.scan`."""
+        if self._shard is None:
+            return []
+        among = edge.Filter(must=[_match(TENANT, tenant)]) if tenant else None
+        request = edge.ScrollRequest(offset=start, limit=limit, filter=among, with_payload=[TENANT, RECORD])
+        found, _ = self._call(edge.EdgeShard.scroll, request)
+        payloads = ((_digits(each), each.payload or {}) for each in found)
+        return [(point, payload.get(TENANT), payload.get(RECORD)) for point, payload in payloads]
+
     async def count(self, tenant: str) -> int:
         """See `VectorIndex.count`."""
         return self._count(_match(TENANT, tenant)) - self._count(_match(TAIL, tenant))

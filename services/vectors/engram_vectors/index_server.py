@@ -141,6 +141,17 @@ class ServerIndex:
         payloads = {_digits(found): found.payload or {} for found in records}
         return {head: each[RECORD] for head, each in payloads.items() if each.get(TENANT) == tenant}
 
+    async def scan(self, tenant: str | None, start: str | None, limit: int) -> list[tuple[str, str | None, str | None]]:
+        """See `ScannedIndex.scan`."""
+        if not await self.load():
+            return []
+        among = qdrant.Filter(must=[_match(TENANT, tenant)]) if tenant else None
+        scrolled = self._client.scroll(
+            COLLECTION, scroll_filter=among, offset=start, limit=limit, with_payload=[TENANT, RECORD]
+        )
+        payloads = [(_digits(each), each.payload or {}) for each in (await _sent(scrolled))[0]]
+        return [(point, payload.get(TENANT), payload.get(RECORD)) for point, payload in payloads]
+
     async def count(self, tenant: str) -> int:
         """See `VectorIndex.count`."""
         if not await self.load():

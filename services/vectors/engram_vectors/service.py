@@ -7,12 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
-from engram_contracts.facts import Forgotten, Remembered, Revised
+from engram_contracts.auditing import DropStray, IndexPositions, ListIndexed, MendIndexed
 from engram_contracts.questions import CountIndexed, FindIndexed, Recall
 from engram_contracts.topology import SETTINGS, VECTORS_LOG
 from engram_runtime.bus import Bus
 from engram_runtime.service import Following, Service
 from engram_vectors.handlers import Handlers
+from engram_vectors.mending import FACTS, Mender, ScannedIndex
 from engram_vectors.ports import PositionStore, VectorIndex
 from engram_vectors.positions import Positions
 from engram_vectors.positions_bucket import BucketPositions
@@ -20,8 +21,6 @@ from engram_vectors.positions_file import FilePositions
 from engram_vectors.recalling import Recaller
 from engram_vectors.settings import Settings
 from engram_vectors.turns import Turns
-
-FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten)}
 
 
 @contextlib.asynccontextmanager
@@ -31,16 +30,24 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         how = settings.vectors
         recaller = Recaller(index, bus, weights=how.weights, candidates=how.candidates)
         turns = Turns(writers=1 if settings.adapter == "edge" else len(how.partitions))
-        handlers = Handlers(index, positions, recaller, bus, turns=turns)
+        handlers = Mender(index, positions, recaller, bus, turns=turns)
         yield Service(
             name="vectors",
-            answers={Recall: handlers.recall, FindIndexed: handlers.find, CountIndexed: handlers.count},
+            answers={
+                Recall: handlers.recall,
+                FindIndexed: handlers.find,
+                CountIndexed: handlers.count,
+                ListIndexed: handlers.kept,
+                MendIndexed: handlers.mend,
+                DropStray: handlers.drop_stray,
+                IndexPositions: handlers.positions,
+            },
             follows=tuple(_following(partition, handlers, positions) for partition in how.partitions),
             checks={"index": handlers.check},
         )
 
 
-def _index(settings: Settings) -> AbstractAsyncContextManager[VectorIndex]:
+def _index(settings: Settings) -> AbstractAsyncContextManager[ScannedIndex]:
     if settings.adapter == "edge":
         from engram_vectors.index_edge import open_edge  # noqa: PLC0415  # 36 MB that the server adapter does without
 
