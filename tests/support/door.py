@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import aiohttp
 from pydantic import TypeAdapter
 
+from engram_api.readiness import SERVICES
 from engram_api.routes import OPERATIONS, Operation
 from engram_api.service import open_service
 from engram_api.settings import Settings
+from engram_contracts import recovery
 from engram_contracts.errors import Unavailable
 from engram_contracts.messages import Message
 from engram_contracts.questions import QUESTIONS, Question
@@ -160,8 +162,13 @@ def _fits(model: Any, data: Any) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def open_door(server: NatsServer, folder: Path, **sections: Any) -> AsyncIterator[DoorUnderTest]:
-    """A door on a provisioned broker. `sections` override settings, for example `serve={"body_seconds": 1}`."""
+async def open_door(
+    server: NatsServer, folder: Path, *, plays: Sequence[str] = SERVICES, **sections: Any
+) -> AsyncIterator[DoorUnderTest]:
+    """A door on a provisioned broker, before services that are played.
+
+    `sections` override settings, for example `serve={"body_seconds": 1}`.
+    """
     nats = NatsSettings(url=server.url)
     port = free_port()
     serve = {"port": port, "ask_seconds": 1.0, **sections.pop("serve", {})}
@@ -176,7 +183,7 @@ async def open_door(server: NatsServer, folder: Path, **sections: Any) -> AsyncI
         key = await create_key(others, "default", "admin", "admin", pepper)
         parts = Parts(others)
         async with (
-            playing(parts),
+            playing(parts, plays),
             open_service(settings, bus),
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
         ):
@@ -184,11 +191,11 @@ async def open_door(server: NatsServer, folder: Path, **sections: Any) -> AsyncI
 
 
 @contextlib.asynccontextmanager
-async def playing(parts: Parts) -> AsyncIterator[None]:
-    """All services, answering from the scripts."""
+async def playing(parts: Parts, names: Sequence[str]) -> AsyncIterator[None]:
+    """These services, answering from the scripts."""
     async with contextlib.AsyncExitStack() as stack:
-        for name in ("vectors", "graph", "embedder", "reasoner", "metering"):
-            answers = {kind: parts.answer for kind in QUESTIONS if kind.service == name}
+        for name in names:
+            answers = {kind: parts.answer for kind in (*QUESTIONS, *recovery.QUESTIONS) if kind.service == name}
             bus = await stack.enter_async_context(open_bus(_same(parts.bus), name=name, durability="process"))
             await stack.enter_async_context(hosted(Service(name=name, answers=answers), bus, Common()))
         yield

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 Permission = Literal[
     "public", "metrics",
     "memories:read", "memories:write", "recall", "think", "graph:read", "graph:write", "jobs:read", "usage:read",
+    "dead:read", "dead:write",
 ]  # fmt: skip
 """What an operation asks of its caller; `public` asks nothing, `metrics` the metrics token where one is set."""
 
@@ -17,7 +18,7 @@ OPEN: frozenset[str] = frozenset({"public", "metrics"})
 
 _READER = frozenset({"memories:read", "recall", "think", "graph:read", "jobs:read"})
 _WRITER = _READER | {"memories:write", "graph:write"}
-_OPERATOR = _WRITER | {"usage:read"}
+_OPERATOR = _WRITER | {"usage:read", "dead:read", "dead:write"}
 ROLES: dict[str, frozenset[str]] = {
     "reader": _READER,
     "writer": _WRITER,
@@ -28,7 +29,7 @@ ROLES: dict[str, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request: the tenant it acts for, its role, and the id of its key."""
+    """Who sent a request: the tenant it acts for (`_system`: the installation), its role, and the id of its key."""
 
     tenant: str
     role: str

@@ -109,7 +109,7 @@ class Door:
         async def serve(request: web.Request) -> web.StreamResponse:
             exchange = Exchange.begin(request, operation.path)
             try:
-                exchange.caller = self._gate.admit(request.headers, operation.permission)
+                exchange.caller = self._gate.admit(request.headers, operation.permission, system=operation.system)
                 call = await self._call(operation, request, exchange, plain_query)
                 response = _render(operation, exchange, await method(call))
             except EngramError as error:

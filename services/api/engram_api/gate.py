@@ -10,6 +10,7 @@ from multidict import MultiMapping
 from engram_api.access import OPEN, Caller, Permission, allowed
 from engram_api.keyring import Keyring
 from engram_contracts.errors import Forbidden, Rejected, Unauthorized, Unavailable
+from engram_contracts.recovery import SYSTEM
 
 TENANT_HEADER = "X-Engram-Tenant"
 KEY_HEADER = "X-API-Key"
@@ -24,8 +25,8 @@ class Gate:
         self._enabled = enabled
         self._metrics_token = metrics_token
 
-    def admit(self, headers: MultiMapping[str], permission: Permission) -> Caller | None:
-        """The caller, or `None` where an operation asks for none.
+    def admit(self, headers: MultiMapping[str], permission: Permission, *, system: bool = False) -> Caller | None:
+        """The caller, or `None` where an operation asks for none. `system` takes who speaks for the installation.
 
         Raises `Rejected` for a request that names two identities, `Unauthorized` without a key that counts,
         `Forbidden` where the tenant is suspended or the role does not carry the permission.
@@ -34,14 +35,18 @@ class Gate:
             self._admit_reader_of_metrics(headers, permission)
             return None
         caller = self._identify(headers)
-        self._check_tenant(caller.tenant)
+        if caller.tenant != SYSTEM:
+            self._check_tenant(caller.tenant)
+        elif not system:
+            raise Forbidden("this key speaks for the installation, not for a tenant; use a key of the tenant")
         if not allowed(caller.role, permission):
             raise Forbidden(f"role {caller.role!r} does not carry {permission!r}; use a key with a higher role")
         return caller
 
     def _identify(self, headers: MultiMapping[str]) -> Caller:
         if not self._enabled:
-            return Caller(tenant=_named_tenant(headers) or "default", role="admin")
+            everyone = headers.getall(TENANT_HEADER, []) == [SYSTEM]
+            return Caller(tenant=SYSTEM if everyone else _named_tenant(headers) or "default", role="admin")
         text = _credential(headers)
         if not self._keyring.complete:
             raise Unavailable("keys are still being read; try again", retry_after=1.0)

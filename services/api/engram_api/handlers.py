@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from engram_api.accepting import Acceptor
 from engram_api.calls import Answer, Call, Page
-from engram_api.cursors import seal, unseal
+from engram_api.cursors import unseal
+from engram_api.dead_letters import DeadLetterHandlers
 from engram_api.drafts import Draft, command_id, remembering
 from engram_api.jobs import job, thoughts
 from engram_api.models import (
@@ -64,12 +65,10 @@ from engram_contracts.questions import (
     ListMemories,
     ListNodes,
     Neighbours,
-    Question,
     Recall,
 )
 from engram_runtime.bus import Bus
 
-R = TypeVar("R", bound=Message)
 C = TypeVar("C", NewMemory, MemoryChanges)
 AnyCall = Call[Any, Any]
 
@@ -78,8 +77,8 @@ NODE_ID: TypeAdapter[str] = TypeAdapter(NodeId)
 NO_MEMORY = "there is no memory with this id"
 
 
-class Handlers:
-    """All operations. `pepper` signs job ids and cursors."""
+class Handlers(DeadLetterHandlers):
+    """All operations."""
 
     def __init__(
         self,
@@ -91,12 +90,10 @@ class Handlers:
         ask_seconds: float,
         pepper: bytes,
     ) -> None:
-        self._bus = bus
+        super().__init__(bus, ask_seconds=ask_seconds, pepper=pepper)
         self._acceptor = acceptor
         self._whereabouts = whereabouts
         self._readiness = readiness
-        self._ask_seconds = ask_seconds
-        self._pepper = pepper
 
     async def remember(self, call: Call[NewMemory | NewMemories, WaitQuery]) -> Answer:
         """Accept one memory, or many."""
@@ -275,9 +272,6 @@ class Handlers:
         """What Prometheus scrapes."""
         return Answer(data=Page(generate_latest(), CONTENT_TYPE_LATEST))
 
-    async def _ask(self, question: Question[R]) -> R:
-        return await self._bus.ask(question, within=self._ask_seconds)
-
     async def _find_memory(self, call: AnyCall) -> tuple[Memory, tuple[str, ...]]:
         """A memory of the tenant, and the parts that could not help. `NotFound` when no part has it."""
         tenant, memory_id = call.caller.tenant, _memory_id(call)
@@ -292,9 +286,6 @@ class Handlers:
         if found is not None:
             return found.memory, (f"graph: {away.message}",) if away else ()
         raise away or NotFound(NO_MEMORY)
-
-    def _next(self, after: str | None, tenant: str, listing: str) -> Mapping[str, Any]:
-        return {"next": seal(after, tenant=tenant, listing=listing, pepper=self._pepper)} if after else {}
 
 
 def _without_private(said: C, field: str) -> C:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Literal
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import Citation, ModelUse
 from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Memory, Metadata, NewMemory, Share
 from engram_contracts.messages import Message, Moment, Strict
 from engram_contracts.questions import Check, Hit, Mode, Node, RecallWeights, Stage
+from engram_contracts.recovery import Age, DeadFilter, DeadLetter, GroupKey, Reason, Selection
 
 MAX_BULK = 1_000
 Waitable = Literal["indexed", "done"]
@@ -154,6 +155,88 @@ class UsageQuery(Strict):
     since: Day | None = None
     until: Day | None = None
     meter: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")] | None = None
+
+
+AGES: dict[Age, tuple[timedelta | None, timedelta]] = {
+    "hour": (timedelta(hours=1), timedelta()),
+    "day": (timedelta(days=1), timedelta(hours=1)),
+    "week": (timedelta(days=7), timedelta(days=1)),
+    "older": (None, timedelta(days=7)),
+}
+"""How long ago at most, and at least, dead letters of an age were buried."""
+
+
+class DeadQuery(DeadFilter):
+    """Narrows to some dead letters. `age` is `hour`, `day`, `week` or `older`, as groups have it."""
+
+    age: Age | None = None
+
+    def wanted(self, now: datetime) -> DeadFilter:
+        """The filter alone, with the age as a stretch of time."""
+        given = {name: getattr(self, name) for name in DeadFilter.model_fields}
+        if self.age is not None:
+            most, least = AGES[self.age]
+            given["since"] = max(filter(None, (self.since, now - most if most else None)), default=None)
+            given["until"] = min(filter(None, (self.until, now - least if least else None)), default=None)
+        return DeadFilter.model_construct(**given)
+
+
+class DeadLettersQuery(DeadQuery):
+    """Filter and page of a list of dead letters."""
+
+    limit: int = Field(default=50, ge=1, le=500)
+    cursor: Annotated[str, StringConstraints(max_length=1_024)] | None = None
+
+
+class DeadGroupsQuery(DeadQuery):
+    """Filter of dead letters, and what to count them by; `by` may be repeated."""
+
+    by: tuple[GroupKey, ...] = Field(default=("code", "stage", "tenant", "age"), min_length=1, max_length=5)
+
+
+class OneReplayBody(Strict):
+    """How one dead letter is replayed: as it is, or with `payload` in place of its body."""
+
+    payload: dict[str, Any] | None = None
+    dry_run: bool = False
+
+
+class ReplayBody(Selection):
+    """Which dead letters to replay, at most `rate` a second. `payload` edits the one that is chosen."""
+
+    rate: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
+    dry_run: bool = False
+    payload: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _edits_one(self) -> Self:
+        if self.payload is not None and len(set(self.sequences)) != 1:
+            raise ValueError("a payload replaces that of exactly one dead letter; choose one sequence")
+        return self
+
+
+class ReplaysQuery(Strict):
+    """How many replays to list."""
+
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+class DropBody(Selection):
+    """Which dead letters to give up, and why."""
+
+    reason: Reason
+
+
+class DropQuery(Strict):
+    """Why a dead letter is given up."""
+
+    reason: Reason
+
+
+class DeadLetterList(Message):
+    """Dead letters, newest first."""
+
+    letters: tuple[DeadLetter, ...]
 
 
 class Accepted(Message):

@@ -12,7 +12,7 @@ from engram_contracts.questions import Check
 from engram_contracts.topology import TENANTS
 from engram_runtime.bus import Bus
 
-SERVICES = ("vectors", "graph", "embedder", "reasoner", "metering")
+SERVICES = ("vectors", "graph", "embedder", "reasoner", "metering", "recovery")
 ESSENTIAL = ("broker", "keys")
 """Without these the door can accept nothing; without a service it accepts, and answers what the others can."""
 

@@ -21,7 +21,12 @@ from engram_api.models import (
     AcceptedMany,
     AcceptedQuestion,
     Alive,
+    DeadGroupsQuery,
+    DeadLetterList,
+    DeadLettersQuery,
+    DropBody,
     DropEdgeQuery,
+    DropQuery,
     EdgeBody,
     Hits,
     Job,
@@ -34,9 +39,12 @@ from engram_api.models import (
     NodeQuery,
     NodesQuery,
     NoQuery,
+    OneReplayBody,
     PathQuery,
     Ready,
     RecallBody,
+    ReplayBody,
+    ReplaysQuery,
     ThinkBody,
     Thoughts,
     UsageQuery,
@@ -44,6 +52,7 @@ from engram_api.models import (
 )  # fmt: skip
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
 from engram_contracts.questions import History, Neighbourhood, NodeDetail, Path, Usage
+from engram_contracts.recovery import DeadDetail, DeadGroups, Dropped, ReplayPage, ReplayStatus
 
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
@@ -57,8 +66,8 @@ class Operation:
 
     `answer` is the model of `data` (`None` where the answer is no JSON), `status` that of a plain success,
     `settled` that of one whose effect the client waited for; `also` names other answers with their models. `bulk`
-    allows the larger body. `counters` are what one success adds to the tenant's usage, beside what metering counts
-    from facts.
+    allows the larger body; `system` takes a key that speaks for the installation (`_system`). `counters` are what one
+    success adds to the tenant's usage, beside what metering counts from facts.
     """
 
     name: str
@@ -73,6 +82,7 @@ class Operation:
     body: Body | None = None
     query: type[BaseModel] = NoQuery
     bulk: bool = False
+    system: bool = False
     counters: Mapping[str, int] = field(default_factory=lambda: CALL)
 
 
@@ -152,6 +162,47 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="get_job", method="GET", path="/v1/jobs/{id}", permission="jobs:read",
         summary="Show how far an accepted command has come.", answer=Job,
+    ),
+    Operation(
+        name="list_dead", method="GET", path="/v1/dead-letters", permission="dead:read", system=True,
+        summary="List dead letters, newest first.", query=DeadLettersQuery, answer=DeadLetterList,
+    ),
+    Operation(
+        name="group_dead", method="GET", path="/v1/dead-letters/groups", permission="dead:read", system=True,
+        summary="Count dead letters by what they have in common.", query=DeadGroupsQuery, answer=DeadGroups,
+    ),
+    Operation(
+        name="list_replays", method="GET", path="/v1/dead-letters/replays", permission="dead:read", system=True,
+        summary="List the replays of the last 30 days, newest first.", query=ReplaysQuery, answer=ReplayPage,
+    ),
+    Operation(
+        name="start_replay", method="POST", path="/v1/dead-letters/replays", permission="dead:write", system=True,
+        summary="Give some dead letters another try, or all.", body=ReplayBody, answer=ReplayStatus, status=202,
+    ),
+    Operation(
+        name="drop_some", method="POST", path="/v1/dead-letters/drops", permission="dead:write", system=True,
+        summary="Delete some dead letters for good, or all.", body=DropBody, answer=Dropped,
+    ),
+    Operation(
+        name="get_replay", method="GET", path="/v1/dead-letters/replays/{id}", permission="dead:read", system=True,
+        summary="Show how far a replay is.", answer=ReplayStatus,
+    ),
+    Operation(
+        name="cancel_replay", method="DELETE", path="/v1/dead-letters/replays/{id}", permission="dead:write",
+        system=True, summary="Stop a replay before its next message.", answer=ReplayStatus,
+    ),
+    Operation(
+        name="get_dead", method="GET", path="/v1/dead-letters/{id}", permission="dead:read", system=True,
+        summary="Show a dead letter with its body, its headers and what went wrong before.", answer=DeadDetail,
+    ),
+    Operation(
+        name="replay_one", method="POST", path="/v1/dead-letters/{id}/replay", permission="dead:write", system=True,
+        summary="Give a dead letter another try, as it is or edited.",
+        body=OneReplayBody, answer=ReplayStatus, status=202,
+    ),
+    Operation(
+        name="drop_one", method="DELETE", path="/v1/dead-letters/{id}", permission="dead:write", system=True,
+        summary="Delete a dead letter for good.", query=DropQuery, answer=Dropped,
     ),
     Operation(
         name="get_usage", method="GET", path="/v1/usage", permission="usage:read",

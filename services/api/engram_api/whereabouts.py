@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -56,9 +57,12 @@ class Whereabouts:
         record, trouble, waiting, indexed = await asyncio.gather(
             self._known("graph", silent, lambda: self.record(tenant, job.command)),
             self._known("jobs", silent, lambda: self.trouble(tenant, job.command)),
-            self._known("work", silent, lambda: self._waiting(job)),
+            self._known("work", silent, lambda: self._waiting(tenant, job.command, job.sequence)),
             self._known("vectors", silent, lambda: self._indexed(tenant, job.command)),
         )
+        moved = trouble.work_sequence if trouble else None
+        if waiting is None and moved and moved != job.sequence:
+            waiting = await self._known("work", silent, lambda: self._waiting(tenant, job.command, moved))
         memory_id = record.memory_id if record else None
         if memory_id and memory_id != job.command:
             indexed = await self._known("vectors", silent, lambda: self._indexed(tenant, memory_id))
@@ -91,9 +95,10 @@ class Whereabouts:
         value = await self._bus.bucket(JOBS).get(f"{tenant}.{command}")
         return JobTrouble.model_validate_json(value) if value else None
 
-    async def _waiting(self, job: JobId) -> Stored | None:
-        stored = await self._bus.read(WORK, job.sequence)
-        return stored if stored is not None and stored.id == job.command else None
+    async def _waiting(self, tenant: str, command: str, sequence: int) -> Stored | None:
+        """The command on the work stream, if it lies there; a replay put it there under another message's id."""
+        stored = await self._bus.read(WORK, sequence)
+        return stored if stored is not None and _carries(stored, tenant, command) else None
 
     async def _indexed(self, tenant: str, memory_id: str) -> IndexedMemory | None:
         question = FindIndexed(tenant=tenant, memory_id=memory_id)
@@ -124,3 +129,18 @@ class Whereabouts:
             log.debug("no word", extra={"part": part, "error": repr(error)})
             silent.append(part)
             return None
+
+
+def _carries(stored: Stored, tenant: str, command: str) -> bool:
+    if WorkSubject.parse(stored.subject).tenant != tenant:
+        return False
+    return command in (stored.id, _own_id(stored.body))
+
+
+def _own_id(body: bytes) -> object:
+    """The id that a command bears itself; `None` where the bytes are no command."""
+    try:
+        said = json.loads(body)
+    except ValueError:
+        return None
+    return said.get("id") if isinstance(said, dict) else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from engram.settings import Settings
 from engram_contracts.topology import CONSUMERS, EXTRACT_LOG, Consumer
-from engram_runtime.keys import ensure_admin_key, load_pepper
+from engram_runtime.keys import ensure_admin_key, ensure_system_key, load_pepper
 from engram_runtime.nats_bus import open_bus
 from engram_runtime.provision import Drift, provision
 from engram_runtime.settings import load
@@ -37,6 +37,7 @@ async def provisioned(settings: Settings) -> tuple[list[Drift], str | None]:
     pepper = load_pepper(settings.data_dir, given.get_secret_value() if given else None)
     async with open_bus(settings.nats, name="engram-provision", durability=settings.durability) as bus:
         drifts = await provision(bus.jetstream, replicas=settings.nats.replicas, consumers=_consumers(settings))
+        await ensure_system_key(bus, settings.data_dir, pepper)
         return drifts, await ensure_admin_key(bus, settings.data_dir, pepper)
 
 

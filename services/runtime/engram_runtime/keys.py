@@ -19,6 +19,7 @@ from typing import Literal
 
 from engram_contracts.errors import Rejected
 from engram_contracts.messages import Message, Moment, Tenant
+from engram_contracts.recovery import SYSTEM, TenantOrSystem
 from engram_contracts.topology import KEYS, TENANTS
 from engram_runtime.bus import Bus
 
@@ -32,9 +33,9 @@ _CHECKSUM_LENGTH = 6
 
 
 class KeyRecord(Message):
-    """What is kept of a key, under its id: never the key itself."""
+    """What is kept of a key, under its id: never the key itself. Tenant `_system` stands for the installation."""
 
-    tenant: Tenant
+    tenant: TenantOrSystem
     hash: str
     """HMAC-SHA256 of the whole key under the pepper, in hex."""
     name: str
@@ -108,18 +109,37 @@ async def ensure_admin_key(bus: Bus, data_dir: Path, pepper: bytes) -> str | Non
     A new key is also written to that file, readable by its owner alone. Of two that start together, one wins
     and the other makes nothing.
     """
-    file = _admin_file(data_dir)
-    present = _read(file)
     await create_tenant(bus, "default")
+    return await _ensure_key(bus, _key_file(data_dir, "admin"), "default", pepper)
+
+
+async def ensure_system_key(bus: Bus, data_dir: Path, pepper: bytes) -> None:
+    """A key that speaks for the whole installation lies in `<data_dir>/system.key`, readable by its owner alone.
+
+    A repeat changes nothing while that key works.
+    """
+    await _ensure_key(bus, _key_file(data_dir, "system"), SYSTEM, pepper)
+
+
+async def _ensure_key(bus: Bus, file: Path, tenant: str, pepper: bytes) -> str | None:
+    present = _read(file)
     if await _works(bus, present, pepper):
         return None
     if present:
-        file.unlink(missing_ok=True)
-    text = await create_key(bus, "default", "admin", "admin", pepper)
+        _remove(file)
+    text = await create_key(bus, tenant, "admin", "admin", pepper)
     if _write_once(file, text + "\n"):
         return text
     await bus.bucket(KEYS).delete(str(key_id(text)))
     return None
+
+
+def _key_file(data_dir: Path, name: str) -> Path:
+    return data_dir.expanduser() / f"{name}.key"
+
+
+def _remove(file: Path) -> None:
+    file.unlink(missing_ok=True)
 
 
 def load_pepper(data_dir: Path, setting: str | None) -> bytes:
@@ -136,10 +156,6 @@ def load_pepper(data_dir: Path, setting: str | None) -> bytes:
         where = "ENGRAM_AUTH_PEPPER" if setting is not None else repr(str(file))
         raise Rejected(f"the pepper in {where} is shorter than {PEPPER_BYTES} bytes; set a longer random text")
     return text.encode()
-
-
-def _admin_file(data_dir: Path) -> Path:
-    return data_dir.expanduser() / "admin.key"
 
 
 async def _works(bus: Bus, text: str, pepper: bytes) -> bool:
