@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from engram_contracts.auditing import EmbedDocument
 from engram_contracts.commands import Command
 from engram_contracts.errors import Rejected
 from engram_contracts.events import Progress
@@ -13,7 +14,7 @@ from engram_contracts.facts import Embedding, Fact
 from engram_contracts.questions import Check, EmbedQuery, QueryVectors
 from engram_contracts.topology import log_subject
 from engram_embedder.commands import Draft, Ingest, drafted
-from engram_embedder.embedding import Embedder
+from engram_embedder.embedding import Embedder, Searchable
 from engram_embedder.gate import Urgency
 from engram_runtime.bus import Bus, Entry
 from engram_runtime.service import Delivery, Outcome
@@ -35,6 +36,14 @@ class Handlers:
     async def embed_query(self, question: EmbedQuery) -> QueryVectors:
         """A query's vectors, ahead of all other work."""
         return await self._embedder.query(question.text, question.dense_text)
+
+    async def embed_document(self, question: EmbedDocument) -> Embedding:
+        """The embedding of a memory's text, behind all other work."""
+        wanted = Searchable(question.text, question.speaker, question.occurred_at)
+        found = (await self._embedder.documents([wanted], Urgency.BULK))[0]
+        if isinstance(found, Rejected):
+            raise found
+        return found
 
     async def ingest(self, batch: Sequence[Delivery[Command]]) -> list[Outcome]:
         """Turn commands into facts on the log; each is there when its outcome is `None`. A repeat adds nothing."""

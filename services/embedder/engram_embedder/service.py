@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+from engram_contracts.auditing import EmbedDocument
 from engram_contracts.commands import INGEST
 from engram_contracts.errors import Rejected
-from engram_contracts.questions import EmbedQuery
+from engram_contracts.questions import EmbedQuery, Question
 from engram_contracts.topology import EMBED_BULK, EMBED_NOW, SETTINGS
 from engram_embedder.embedding import Embedder
 from engram_embedder.guard import ModelInUse, claim
@@ -18,7 +20,7 @@ from engram_embedder.settings import EmbedderSettings, Settings
 from engram_embedder.sparse import SparseEncoder
 from engram_embedder.stems import Stems
 from engram_runtime.bus import Bus
-from engram_runtime.service import Service, Taking
+from engram_runtime.service import Answer, Service, Taking
 
 
 @contextlib.asynccontextmanager
@@ -32,7 +34,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         handlers = Handlers(Embedder(model, sparse), bus)
         yield Service(
             name="embedder",
-            answers={EmbedQuery: handlers.embed_query} if ours.role != "work" else {},
+            answers=_answers(handlers) if ours.role != "work" else {},
             takes=_takes(handlers) if ours.role != "query" else (),
             checks={"model": handlers.check_model},
         )
@@ -71,6 +73,10 @@ async def _open_openai(settings: EmbedderSettings, _: Path) -> EmbeddingModel:
         dimensions=settings.dimension,
         timeout_seconds=settings.timeout_seconds,
     )
+
+
+def _answers(handlers: Handlers) -> dict[type[Question[Any]], Answer]:
+    return {EmbedQuery: handlers.embed_query, EmbedDocument: handlers.embed_document}
 
 
 def _takes(handlers: Handlers) -> tuple[Taking, ...]:

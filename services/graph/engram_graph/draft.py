@@ -226,6 +226,12 @@ class TenantDraft:
         self._versions.pop(memory_id, None)
         self._wiped.append(memory_id)
 
+    def unlink(self, memory_id: str) -> None:
+        """Take back everything a memory is tied to, before its rows are taken out of the record."""
+        entry = self._entry(memory_id)
+        self._replace_links(entry, {}, {}, stale=("rule", "model"))
+        entry.changed = True
+
     def link(self, fact: Linked) -> None:
         """Add what a model found in a memory. Of a memory forgotten meanwhile, nothing is kept."""
         entry = self._entry(fact.memory_id)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from engram_contracts.auditing import ListApplied, ListRecorded, MendRecorded, RecordPositions
 from engram_contracts.commands import GRAPH
 from engram_contracts.questions import (
     Activate,
@@ -30,6 +31,7 @@ from engram_graph.draft import OPS
 from engram_graph.following import Follower
 from engram_graph.graphs import Graphs
 from engram_graph.handlers import Questions, Work
+from engram_graph.mending import Auditor, MendingFollower
 from engram_graph.partitions import Partitions
 from engram_graph.settings import Settings
 from engram_graph.vocabularies import Vocabularies
@@ -52,13 +54,14 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     questions = Questions(partitions, vocabularies, graphs, now)
     work = Work(bus, now)
     followers = {
-        number: Follower(number, partitions, vocabularies=vocabularies, graphs=graphs, bus=bus, clock=now)
+        number: MendingFollower(number, partitions, vocabularies=vocabularies, graphs=graphs, bus=bus, clock=now)
         for number in chosen.partitions
     }
+    auditor = Auditor(partitions, followers)
     try:
         yield Service(
             name="graph",
-            answers=answers(questions),
+            answers={**answers(questions), **audits(auditor)},
             takes=tuple(Taking(consumer=consumer, handler=work.take, commands=GRAPH) for consumer in GRAPH_WORK),
             follows=tuple(_following(number, follower) for number, follower in followers.items()),
             checks={"store": lambda: store(partitions)},
@@ -82,6 +85,16 @@ def answers(questions: Questions) -> dict[type[Question[Any]], Answer]:
         FindPath: questions.find_path,
         Activate: questions.activate,
         Walk: questions.walk,
+    }
+
+
+def audits(auditor: Auditor) -> dict[type[Question[Any]], Answer]:
+    """Who answers what the operator's command asks."""
+    return {
+        ListRecorded: auditor.kept,
+        ListApplied: auditor.applied,
+        MendRecorded: auditor.mend,
+        RecordPositions: auditor.positions,
     }
 
 

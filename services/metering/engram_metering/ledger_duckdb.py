@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -117,13 +117,21 @@ class DuckLedger:
         """See `Ledger.ping`."""
         await asyncio.to_thread(self._read, "SELECT 1", {})
 
+    async def read(self, query: str, parameters: Mapping[str, object]) -> list[Any]:
+        """Rows as DuckDB types them, read beside what is being written."""
+        return await asyncio.to_thread(self._read, query, parameters)
+
+    async def post_anew(self, facts: Sequence[Delivery[Counted]], removals: Sequence[tuple[str, list[object]]]) -> None:
+        """Take rows out, then count facts of which nothing is known any more; in one transaction, without moving on."""
+        await self._write(partial(self._post_anew, facts, removals))
+
     async def _write(self, work: Callable[[], T]) -> T:
         with _translated():
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _read(self, query: str, parameters: dict[str, object]) -> list[tuple[str, str, int]]:
+    def _read(self, query: str, parameters: Mapping[str, object]) -> list[Any]:
         with _translated(), self._connection.cursor() as cursor:
-            return cursor.execute(query, parameters).fetchall()
+            return cursor.execute(query, dict(parameters)).fetchall()
 
     def _post_facts(self, facts: Sequence[Delivery[Counted]]) -> None:
         with self._transaction():
@@ -133,6 +141,16 @@ class DuckLedger:
             self._store_charges(tally.charges)
             self._store_state(tally, known)
             self._connection.execute(MOVE, [facts[-1].sequence, LOG.name])
+
+    def _post_anew(self, facts: Sequence[Delivery[Counted]], removals: Sequence[tuple[str, list[object]]]) -> None:
+        with self._transaction():
+            for statement, values in removals:
+                self._connection.execute(statement, values)
+            tally = Tally(known := Known())
+            for fact in facts:
+                tally.add(fact)
+            self._store_charges(tally.charges)
+            self._store_state(tally, known)
 
     def _post_usage(self, batches: Sequence[Delivery[CountedUsage]]) -> None:
         events = [(batch.sequence, event) for batch in batches for event in batch.message.events]

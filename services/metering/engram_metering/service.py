@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from engram_contracts.auditing import LedgerPositions, ListCharged, ListMetered, MendMetered
 from engram_contracts.questions import GetUsage
 from engram_contracts.topology import METERING_LOG, METERING_USAGE
 from engram_metering import intake
-from engram_metering.handlers import Handlers
 from engram_metering.ledger_duckdb import open_ledger
+from engram_metering.mending import Mender
 from engram_metering.settings import Settings
 from engram_runtime.bus import Bus
 from engram_runtime.service import Following, Service
@@ -20,7 +21,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     """The service over the ledger in `<data_dir>/metering/ledger.duckdb`; one process at a time may hold it."""
     file = settings.data_dir.expanduser() / "metering" / "ledger.duckdb"
     async with open_ledger(file, memory_mb=settings.metering.memory_mb) as ledger:
-        handlers = Handlers(ledger)
+        handlers = Mender(ledger, bus)
         log = Following(
             consumer=METERING_LOG, handler=handlers.facts, position=handlers.log_position, messages=intake.FACTS
         )
@@ -29,7 +30,13 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         )
         yield Service(
             name="metering",
-            answers={GetUsage: handlers.get_usage},
+            answers={
+                GetUsage: handlers.get_usage,
+                ListMetered: handlers.kept,
+                ListCharged: handlers.charged,
+                MendMetered: handlers.mend,
+                LedgerPositions: handlers.positions,
+            },
             follows=(log, usage),
             checks={"ledger": handlers.check},
         )

@@ -36,7 +36,7 @@ async def test_by_default_it_answers_queries_and_takes_all_lanes(tmp_path: Path)
 
 async def test_a_process_for_queries_takes_no_work(tmp_path: Path) -> None:
     async with open_service(settings(tmp_path, role="query"), RecordingBus()) as service:
-        assert list(service.answers) == [EmbedQuery]
+        assert EmbedQuery in service.answers
         assert service.takes == ()
 
 

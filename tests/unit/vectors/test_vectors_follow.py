@@ -50,7 +50,7 @@ async def test_the_service_follows_its_partitions_answers_and_checks(tmp_path: P
 
         assert [following.consumer for following in service.follows] == list(VECTORS_LOG)
         assert service.follows[0].messages == {"remembered": Remembered, "revised": Revised, "forgotten": Forgotten}
-        assert {kind.verb for kind in service.answers} == {"recall", "find", "count"}
+        assert {"recall", "find", "count"} <= {kind.verb for kind in service.answers}
         assert check.ok
 
 
