@@ -1,0 +1,59 @@
+"""What operators ask of all stores together: whether they hold what the log says, and that they do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engram.operating import bounded, settings_for
+from engram_recovery.verifying import Bar, Report, Verifier
+from engram_runtime.nats_bus import NatsBus, open_bus
+from engram_runtime.passing import passed
+
+CONNECT_SECONDS = 5.0
+CATCH_UP_SECONDS = 10.0
+"""So long is waited for followers that are behind; what they lack then is not compared."""
+
+
+async def verify(
+    data_dir: Path, bar: Bar, *, tenant: str | None, repair: bool = False, renew: bool = False, most: int = 1_000
+) -> dict[str, Any]:
+    """What differs, and what became of it."""
+    async with connected(data_dir) as bus:
+        verifier = Verifier(bus, partial(passed, bus, within=CATCH_UP_SECONDS), bar, tenant=tenant, most=most)
+        return _told(await verifier.verify(repair=repair, renew=renew))
+
+
+@contextlib.asynccontextmanager
+async def connected(data_dir: Path) -> AsyncIterator[NatsBus]:
+    """A connection to the broker of the Engram on this data directory, which has to be there soon."""
+    settings = settings_for(data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        async with bounded(settings, CONNECT_SECONDS):
+            bus = await stack.enter_async_context(open_bus(settings.nats, name="engram-verify"))
+        yield bus
+
+
+def _told(report: Report) -> dict[str, Any]:
+    differences = [
+        {name: value for name, value in each._asdict().items() if value is not None and name != "uid"}
+        for each in report.listed
+    ]
+    return {
+        "equal": report.equal,
+        "cut": report.cut,
+        "log": asdict(report.log),
+        "tenants": report.counts,
+        "tallies": [
+            {"store": store, "tenant": tenant, "kind": kind, "count": count}
+            for store, tenant, kind, count in report.tallies
+        ],
+        "differences": differences,
+        "strays": report.strays,
+        "mended": report.mended,
+        "failed": report.failed,
+    }

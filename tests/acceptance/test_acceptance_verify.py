@@ -1,0 +1,170 @@
+"""Verify and rebuild against a running system: damage is found by name and put right, and ingestion is no damage."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engram_contracts.auditing import DropStray, Mend, MendIndexed, MendMetered, MendRecorded
+from engram_contracts.facts import Chunk, Embedding, SparseVector
+from engram_contracts.ids import new_id
+from engram_contracts.memory import Memory
+from engram_contracts.questions import FindIndexed
+from engram_runtime.nats_bus import open_bus
+from engram_vectors.points import head_of
+from support.system import System, embedded_system
+
+ENGRAM = str(Path(sys.executable).with_name("engram"))
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with embedded_system(tmp_path_factory.mktemp("verify")) as running:
+        yield running
+
+
+def call(system: System, method: str, path: str, body: Any = None) -> Any:
+    request = urllib.request.Request(
+        system.url + path,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={**system.headers, "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read())["data"]
+
+
+def remember(system: System, *texts: str) -> list[str]:
+    made = call(system, "POST", "/v1/memories?wait=done", {"memories": [{"content": text} for text in texts]})
+    return [each["id"] for each in made["memories"]]
+
+
+def engram(system: System, *words: str) -> tuple[int, dict[str, Any]]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
+    environ = {**kept, "ENGRAM_DATA_DIR": str(system.data_dir)}
+    done = subprocess.run(
+        [ENGRAM, *words, "--json"], env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def differences(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(each["store"], each["kind"], each["id"]) for each in report["differences"]]
+
+
+async def ask(system: System, question: Any) -> Any:
+    async with open_bus(system.nats, name="test") as bus:
+        return await bus.ask(question, within=10.0)
+
+
+def test_equal_stores_are_found_equal(system: System) -> None:
+    ids = remember(system, *(f"Ann saw number {n} in Ghent." for n in range(20)))
+    call(system, "PATCH", f"/v1/memories/{ids[0]}?wait=done", {"content": "Ann saw nothing."})
+    call(system, "DELETE", f"/v1/memories/{ids[1]}?wait=done")
+    call(system, "POST", "/v1/graph/edges?wait=done", {"source": "person:Ann", "type": "knows", "target": "person:Bo"})
+
+    code, report = engram(system, "verify")
+
+    assert (code, report["equal"], report["differences"]) == (0, True, [])
+    assert len(set(report["tenants"]["default"].values())) == 1
+
+
+async def test_a_point_that_was_deleted_is_found_and_put_back(system: System) -> None:
+    whole, long = remember(system, "The kiln is broken.", "words and words. " * 400)
+    points = (head_of("default", whole), head_of("default", long)[:-4] + "0001")
+    await ask(system, DropStray(points=points))
+
+    code, report = engram(system, "verify", "--tenant", "default")
+    mended_code, mended = engram(system, "verify", "--repair")
+    found = await ask(system, FindIndexed(tenant="default", memory_id=whole))
+
+    assert code == 1
+    assert sorted(differences(report)) == sorted([("index", "missing", whole), ("index", "damaged", long)])
+    assert (mended_code, mended["mended"], mended["failed"]) == (0, 2, [])
+    assert found.found.memory.content == "The kiln is broken."
+
+
+async def test_a_row_that_was_deleted_from_the_record_is_found_and_put_back(system: System) -> None:
+    (name,) = remember(system, "Mara met Joel in Antwerp.")
+    call(system, "PATCH", f"/v1/memories/{name}?wait=done", {"content": "Mara met Joel in Ostend."})
+    await ask(system, MendRecorded(tenant="default", mends=(Mend(memory_id=name),), cut=2**60))
+
+    code, report = engram(system, "verify")
+    mended_code, mended = engram(system, "verify", "--repair")
+    history = call(system, "GET", f"/v1/memories/{name}/history")
+
+    assert (code, differences(report)) == (1, [("record", "missing", name)])
+    assert (mended_code, mended["failed"]) == (0, [])
+    assert [version["version"] for version in history["versions"]] == [1, 2]
+
+
+async def test_what_the_ledger_lacks_is_charged_again_and_once(system: System) -> None:
+    (name,) = remember(system, "Sixteen bytes ok")
+    before = call(system, "GET", "/v1/usage")["totals"]["storage_bytes"]
+    await ask(system, MendMetered(tenant="default", mends=(Mend(memory_id=name),), cut=2**60))
+
+    code, report = engram(system, "verify")
+    mended_code, mended = engram(system, "verify", "--repair")
+    after = call(system, "GET", "/v1/usage")["totals"]["storage_bytes"]
+
+    assert (code, differences(report)) == (1, [("ledger", "missing", name)])
+    assert (mended_code, mended["failed"]) == (0, [])
+    assert after == before
+
+
+async def test_a_ghost_in_the_index_is_found_and_deleted(system: System) -> None:
+    at = "2026-01-01T00:00:00Z"
+    ghost = Memory.model_validate({"id": new_id(), "content": "boo", "created_at": at, "updated_at": at})
+    chunk = Chunk(start=0, end=3, dense=b"\0\x3c" * 256, sparse=SparseVector(indices=(1,), values=(1.0,)))
+    embedding = Embedding(model="static/wordllama-256@256", chunks=(chunk,), tokens=1)
+    mend = Mend(memory_id=ghost.id, memory=ghost, embedding=embedding, command=new_id(), sequence=1)
+    await ask(system, MendIndexed(tenant="default", mends=(mend,), cut=2**60))
+
+    code, report = engram(system, "verify")
+    mended_code, mended = engram(system, "verify", "--repair")
+
+    assert (code, differences(report)) == (1, [("index", "surplus", ghost.id)])
+    assert (mended_code, mended["equal"]) == (0, True)
+    assert (await ask(system, FindIndexed(tenant="default", memory_id=ghost.id))).found is None
+
+
+def test_running_ingestion_is_no_difference(system: System) -> None:
+    stop = threading.Event()
+    (name,) = remember(system, "the one that changes")
+
+    def write() -> None:
+        while not stop.is_set():
+            call(system, "POST", "/v1/memories", {"memories": [{"content": f"more {n}"} for n in range(20)]})
+            call(system, "PATCH", f"/v1/memories/{name}", {"content": f"changed at {time.monotonic()}"})
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        reports = [engram(system, "verify") for _ in range(3)]
+    finally:
+        stop.set()
+        writer.join()
+
+    assert [(code, differences(report)) for code, report in reports] == [(0, [])] * 3
+
+
+def test_the_index_is_built_anew_while_it_answers(system: System) -> None:
+    remember(system, "The ferry to Ostend leaves at nine.")
+
+    code, report = engram(system, "rebuild", "vectors")
+    hits = call(system, "POST", "/v1/recall", {"query": "when does the ferry leave", "limit": 3})["hits"]
+
+    assert (code, report["failed"]) == (0, [])
+    assert report["mended"] >= report["tenants"]["default"]["index"]
+    assert "ferry" in hits[0]["memory"]["content"]
