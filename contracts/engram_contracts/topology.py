@@ -57,11 +57,12 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """A key-value bucket. `ttl` is how long an entry lives; 0 keeps it."""
+    """A key-value bucket. `ttl` is how long an entry lives; 0 keeps it. One that is full refuses (-1: never full)."""
 
     name: str
     ttl: float = 0.0
     history: int = 1
+    max_bytes: int = -1
 
 
 WORK = Stream(
@@ -82,7 +83,8 @@ TENANTS = Bucket(name="engram_tenants")
 SETTINGS = Bucket(name="engram_settings")
 JOBS = Bucket(name="engram_jobs", ttl=7 * DAY)
 REPLAYS = Bucket(name="engram_replays", ttl=30 * DAY)
-BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS, REPLAYS)
+IDEMPOTENCY = Bucket(name="engram_idempotency", ttl=DAY, max_bytes=1_024 * MiB)
+BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS, REPLAYS, IDEMPOTENCY)
 
 # --- lanes: interactive work ahead of bulk work, one tenant out of another's way ---------------------------
 

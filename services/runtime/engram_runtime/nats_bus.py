@@ -20,12 +20,12 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError, BucketNotFoundError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue as NatsBucket
 
-from engram_contracts.errors import Failure, Unavailable
+from engram_contracts.errors import Failure, Overloaded, Unavailable
 from engram_contracts.events import Event
 from engram_contracts.messages import Message
 from engram_contracts.questions import Pong, Question
 from engram_contracts.topology import PING_ALL, Bucket, Stream, event_subject, rpc_subject
-from engram_runtime.appending import CORRELATION, Appender
+from engram_runtime.appending import CORRELATION, STREAM_IS_FULL, Appender
 from engram_runtime.bus import Appended, Archive, Entry, KeyValue, Stored
 from engram_runtime.context import correlation
 from engram_runtime.nats_archive import NatsArchive
@@ -224,7 +224,9 @@ class NatsKeyValue:
             with contextlib.suppress(NatsError):
                 await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
-    def _away(self, error: BaseException) -> Unavailable:
+    def _away(self, error: BaseException) -> Unavailable | Overloaded:
+        if isinstance(error, APIError) and error.err_code == STREAM_IS_FULL:
+            return Overloaded(f"bucket {self._name!r} is full; try again later", retry_after=5.0)
         return Unavailable(f"bucket {self._name!r} cannot be reached: {type(error).__name__}", retry_after=1.0)
 
 

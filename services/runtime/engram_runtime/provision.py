@@ -174,7 +174,7 @@ async def _bucket(jetstream: JetStreamContext, bucket: Bucket, replicas: int, me
         await jetstream.create_key_value(
             KeyValueConfig(
                 bucket=bucket.name, history=bucket.history, ttl=bucket.ttl or None, replicas=replicas,
-                storage=StorageType.FILE,
+                storage=StorageType.FILE, max_bytes=bucket.max_bytes if bucket.max_bytes > 0 else None,
             )
         )  # fmt: skip
         return [Drift(bucket.name, "created")]
