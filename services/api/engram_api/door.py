@@ -20,8 +20,10 @@ from engram_api.access import Caller
 from engram_api.bodies import decode, query
 from engram_api.calls import Answer, Call, Page
 from engram_api.gate import Gate
+from engram_api.idempotency import Kept, digest, record_key
 from engram_api.incoming import correlation_id, idempotency_key, nothing, preferences, read_body
 from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS, SECONDS, UNMATCHED
+from engram_api.repeats import Repeats
 from engram_api.routes import CALL, OPERATIONS, Operation, check
 from engram_api.settings import ServeSettings
 from engram_api.usage import UsageLog
@@ -52,6 +54,7 @@ class Exchange:
     started: float
     caller: Caller | None = None
     key: str | None = None
+    digest: str | None = None
 
     @classmethod
     def begin(cls, request: web.BaseRequest, route: str) -> Exchange:
@@ -72,6 +75,11 @@ class Exchange:
         }
         return web.Response(status=status, body=body, headers=every)
 
+    def send(self, kept: Kept, *, repeated: bool = False) -> web.Response:
+        """A response with an answer of ours, or of an earlier request under the same key."""
+        headers = {**kept.headers, "Idempotency-Replayed": "true"} if repeated else kept.headers
+        return self.answer(kept.status, kept.body or b"", kept.content_type, headers)
+
     def fail(self, error: EngramError, headers: Mapping[str, str] | None = None) -> web.Response:
         """A response that says what went wrong."""
         as_problem = envelope.PROBLEM in self.request.headers.get("Accept", "")
@@ -88,11 +96,14 @@ class Exchange:
 class Door:
     """Turns HTTP requests into calls of the handlers, and their answers into HTTP."""
 
-    def __init__(self, handlers: object, gate: Gate, usage: UsageLog, settings: ServeSettings) -> None:
+    def __init__(
+        self, handlers: object, gate: Gate, usage: UsageLog, repeats: Repeats, settings: ServeSettings
+    ) -> None:
         check(OPERATIONS, handlers)
         self._handlers = handlers
         self._gate = gate
         self._usage = usage
+        self._repeats = repeats
         self._settings = settings
 
     def application(self) -> web.Application:
@@ -111,7 +122,7 @@ class Door:
             try:
                 exchange.caller = self._gate.admit(request.headers, operation.permission, system=operation.system)
                 call = await self._call(operation, request, exchange, plain_query)
-                response = _render(operation, exchange, await method(call))
+                response = await self._answered(operation, exchange, method, call)
             except EngramError as error:
                 response = exchange.fail(error)
             except Exception as error:
@@ -122,16 +133,33 @@ class Door:
 
         return serve
 
+    async def _answered(
+        self, operation: Operation, exchange: Exchange, method: Method, call: Call[Any, Any]
+    ) -> web.Response:
+        """The response; under an idempotency key that of the first such request."""
+
+        async def answer() -> Kept:
+            return _rendered(operation, exchange, await method(call))
+
+        if exchange.digest is None or exchange.key is None:
+            return exchange.send(await answer())
+        key = record_key(call.caller.tenant, operation.name, exchange.key)
+        kept, repeated = await self._repeats.once(key, exchange.digest, answer)
+        return exchange.send(kept, repeated=repeated)
+
     async def _call(
         self, operation: Operation, request: web.Request, exchange: Exchange, plain_query: BaseModel | None
     ) -> Call[Any, Any]:
         exchange.key = idempotency_key(request.headers) if operation.method != "GET" else None
         if plain_query is None or request.query_string:
             plain_query = query(operation.query, request.query)
-        body = None
+        raw, body = b"", None
         if operation.body is not None:
             limit = self._settings.bulk_body_limit if operation.bulk else self._settings.body_limit
-            body = decode(operation.body, await read_body(request, limit=limit, seconds=self._settings.body_seconds))
+            raw = await read_body(request, limit=limit, seconds=self._settings.body_seconds)
+            body = decode(operation.body, raw)
+        if exchange.key is not None and operation.writes:
+            exchange.digest = digest(request.method, request.rel_url.raw_path, request.query.items(), raw)
         return Call(
             caller=exchange.caller or _ANYONE,
             body=body,
@@ -184,12 +212,16 @@ def _translated(error: web.HTTPException) -> EngramError:
     return Rejected(error.reason, status=error.status)
 
 
-def _render(operation: Operation, exchange: Exchange, answer: Answer) -> web.Response:
+def _rendered(operation: Operation, exchange: Exchange, answer: Answer) -> Kept:
     status = answer.status or (operation.settled if answer.settled and operation.settled else operation.status)
+    body, content_type = _body(exchange, answer)
+    return Kept.model_construct(status=status, content_type=content_type, headers=dict(answer.headers), body=body)
+
+
+def _body(exchange: Exchange, answer: Answer) -> tuple[bytes, str]:
     if isinstance(answer.data, Page):
-        return exchange.answer(status, answer.data.body, answer.data.content_type, answer.headers)
-    body = envelope.success(answer.data, {"request_id": exchange.request_id, **answer.meta})
-    return exchange.answer(status, body, envelope.JSON, answer.headers)
+        return answer.data.body, answer.data.content_type
+    return envelope.success(answer.data, {"request_id": exchange.request_id, **answer.meta}), envelope.JSON
 
 
 def _counters(operation: Operation, status: int) -> Mapping[str, int]:

@@ -58,7 +58,7 @@ def retry_after(error: EngramError) -> int:
 def error_headers(error: EngramError) -> dict[str, str]:
     """Headers that belong to an error: `Retry-After` where trying again helps, how to authenticate on 401."""
     headers: dict[str, str] = {}
-    if error.http_status in (429, 503):
+    if error.http_status in (429, 503) or (error.http_status == HTTPStatus.CONFLICT and error.retry == "later"):
         headers["Retry-After"] = str(retry_after(error))
     if error.http_status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="engram"'

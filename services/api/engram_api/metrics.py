@@ -11,5 +11,9 @@ SECONDS = Histogram("engram_request_seconds", "Time from request head to answer.
 AUTH_FAILURES = Counter("engram_auth_failures_total", "Requests without a key that counts, or not allowed.", ["code"])
 RATE_LIMITED = Counter("engram_rate_limited_total", "Requests refused with 429.", ["route"])
 USAGE_FAILURES = Counter("engram_usage_flush_failures_total", "Usage batches that could not be written.")
+UNRECORDED = Counter(
+    "engram_idempotency_unrecorded_total",
+    "Requests served without their idempotency record, because the records are full.",
+)
 
 UNMATCHED = "unmatched"

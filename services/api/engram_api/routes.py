@@ -85,6 +85,11 @@ class Operation:
     system: bool = False
     counters: Mapping[str, int] = field(default_factory=lambda: CALL)
 
+    @property
+    def writes(self) -> bool:
+        """Whether it changes something; then a request may carry an idempotency key."""
+        return self.method != "GET" and self.name != "recall"
+
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(

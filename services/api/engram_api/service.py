@@ -17,6 +17,7 @@ from engram_api.gate import Gate
 from engram_api.handlers import Handlers
 from engram_api.keyring import open_keyring
 from engram_api.readiness import Readiness
+from engram_api.repeats import Repeats
 from engram_api.settings import ServeSettings, Settings
 from engram_api.usage import UsageLog
 from engram_api.waits import Waits
@@ -24,6 +25,7 @@ from engram_api.whereabouts import Whereabouts
 from engram_api.writes import Writer
 from engram_contracts.errors import Rejected
 from engram_contracts.ids import new_id
+from engram_contracts.topology import IDEMPOTENCY
 from engram_runtime.bus import Bus
 from engram_runtime.keys import load_pepper
 from engram_runtime.service import Service
@@ -58,6 +60,8 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         stack.push_async_callback(usage.close)
         writer = Writer(Committer(bus.append, waiting=serve.waiting), Committer(bus.append, waiting=serve.waiting))
         stack.push_async_callback(writer.close)
+        repeats = Repeats(bus.bucket(IDEMPOTENCY), wait=serve.repeat_seconds, lease=serve.lease_seconds)
+        stack.push_async_callback(repeats.close)
         whereabouts = Whereabouts(bus, within=serve.ask_seconds)
         waits = Waits(bus, whereabouts)
         handlers = Handlers(
@@ -68,7 +72,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             ask_seconds=serve.ask_seconds,
             pepper=pepper,
         )
-        await stack.enter_async_context(_listening(Door(handlers, gate, usage, serve), serve))
+        await stack.enter_async_context(_listening(Door(handlers, gate, usage, repeats, serve), serve))
         stack.callback(waits.close)
         yield Service(name="api", checks={"keys": keyring.check})
 

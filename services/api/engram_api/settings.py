@@ -13,7 +13,9 @@ class ServeSettings(Section):
 
     `reuse_port` lets several doors share one port. `idle_seconds` bounds a connection that sends no whole request
     head, `body_seconds` one that does not finish its body. `waiting` bounds the messages that wait for the broker's
-    acknowledgement; past it, requests are refused with 503.
+    acknowledgement; past it, requests are refused with 503. A repeat under an idempotency key waits
+    `repeat_seconds` for the first request's answer, then it is refused with 409; a request that a door left behind is
+    taken over `lease_seconds` after its last sign of life.
     """
 
     host: str = "127.0.0.1"
@@ -28,6 +30,8 @@ class ServeSettings(Section):
     think_seconds: float = Field(default=60.0, gt=0)
     drain_seconds: float = Field(default=10.0, gt=0)
     waiting: int = Field(default=20_000, ge=1_000)
+    repeat_seconds: float = Field(default=5.0, ge=0)
+    lease_seconds: float = Field(default=15.0, gt=0)
 
 
 class AuthSettings(Section):
