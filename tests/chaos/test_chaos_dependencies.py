@@ -1,0 +1,200 @@
+"""What Engram depends on is away, slow, flapping or mad: writes are accepted, recall says so, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from support.audit import audit, dead_letters, read_qdrant, until_drained
+from support.background import in_background
+from support.chaos_results import Case
+from support.fake_model import Reply, fake_model
+from support.journal import Journal
+from support.servers import nats_server, qdrant_binary, qdrant_server
+from support.stormy import keys_for, running
+from support.toxic import Toxin, infected, toxic_proxy
+from support.traffic import Mix, Traffic
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3_600)]
+
+DRAIN_SECONDS = 60.0
+UNTOUCHED = 1.10
+"""How much slower remember and recall may get while only the model is ill."""
+CALLS = 1.2
+"""Upstream calls a job."""
+
+
+@pytest.mark.skipif(qdrant_binary() is None, reason="no Qdrant server; run `make tools`")
+async def test_qdrant_away_slow_and_flapping(case: Case, tmp_path: Path) -> None:
+    rounds = case.plan.count(1, 3)
+    away = 60.0 if case.plan.long else 15.0
+    case.asked = "every write 202, 0 lost, recall says degraded, no 5xx but 503"
+    journal = Journal(tmp_path / "journal.jsonl")
+    with ExitStack() as stack:
+        rest, grpc = stack.enter_context(qdrant_server(tmp_path / "qdrant"))
+        proxies = [stack.enter_context(toxic_proxy(port, chance=case.chances())) for port in (rest, grpc)]
+        environ = {
+            "ENGRAM_QDRANT_URL": f"http://127.0.0.1:{proxies[0].port}",
+            "ENGRAM_QDRANT_GRPC_PORT": str(proxies[1].port),
+        }
+        async with running(tmp_path / "engram", environ=environ) as system:
+            traffic = Traffic(system.url, await keys_for(system.nats, system.data_dir), journal, seed=case.seed)
+            nats = system.nats
+            async with traffic.flowing():
+                await traffic.written(50, seconds=30)
+                for number in range(rounds):
+                    began, degraded = time.monotonic(), traffic.degraded
+                    ills = [Toxin(ill=ill) for ill in ("refuse", "black hole", "half open")]
+                    for proxy in proxies:
+                        proxy.infect(ills[number % len(ills)])
+                    await asyncio.sleep(away)
+                    for proxy in proxies:
+                        proxy.cure()
+                    statuses = traffic.attempts.statuses("recall", began, began + away)
+                    said = traffic.degraded - degraded
+                    case.note(f"{ills[number % len(ills)].ill} for {away:.0f} s: recalls {statuses}, {said} degraded")
+                    async with infected(proxies[1], Toxin(latency=0.2, jitter=0.2)):
+                        await asyncio.sleep(away / 4)
+                    for _ in range(5):
+                        async with infected(proxies[1], Toxin(ill="reset")):
+                            await asyncio.sleep(away / 40)
+                        await asyncio.sleep(away / 40)
+            ended = time.monotonic()
+            await until_drained(nats, within=DRAIN_SECONDS)
+            case.bound("drained after", time.monotonic() - ended, DRAIN_SECONDS, strict=True)
+            dead = await dead_letters(nats)
+        verdict = audit(journal, tmp_path / "engram" / "data", dead, index=lambda: read_qdrant(rest))
+    case.run = f"{rounds} x {away:.0f} s away, then slow, then flapping; {journal.written} acknowledged"
+    case.note(str(verdict))
+    writes, recalls = traffic.attempts.statuses("write"), traffic.attempts.statuses("recall")
+    case.note(f"writes {writes}, recalls {recalls}, {traffic.degraded} degraded")
+    assert traffic.wrong == []
+    assert verdict.faults == {}
+    assert set(writes) <= {202, 404}  # 404: the change of a memory that is accepted and cannot be seen yet
+    assert set(recalls) <= {200, 503}
+    assert traffic.degraded + recalls.get(503, 0) > 0
+
+
+async def test_broker_connections_misbehave(case: Case, tmp_path: Path) -> None:
+    rounds = case.plan.count(1, 5)
+    case.asked = "0 lost, 0 doubled behind resets, black holes, half-open links, latency and little bandwidth"
+    journal = Journal(tmp_path / "journal.jsonl")
+    ills = (
+        Toxin(ill="reset"), Toxin(ill="black hole"), Toxin(ill="half open"), Toxin(latency=0.05, jitter=0.1),
+        Toxin(bandwidth=200_000),
+    )  # fmt: skip
+    with nats_server(tmp_path / "nats") as server, toxic_proxy(server.port, chance=case.chances()) as proxy:
+        environ = {"ENGRAM_NATS_URL": f"nats://127.0.0.1:{proxy.port}"}
+        async with running(tmp_path / "engram", environ=environ) as system:
+            traffic = Traffic(system.url, await keys_for(system.nats, system.data_dir), journal, seed=case.seed)
+            async with traffic.flowing():
+                await traffic.written(50, seconds=30)
+                for toxin in ills * rounds:
+                    seconds = case.chance.uniform(0.5, 3.0)
+                    began = time.monotonic()
+                    async with infected(proxy, toxin):
+                        await asyncio.sleep(seconds)
+                    cured = time.monotonic()
+                    await asyncio.sleep(2.0)
+                    back = traffic.attempts.next_success("write", cured)
+                    words = toxin.ill or ("latency" if toxin.latency else "bandwidth")
+                    case.note(
+                        f"{words} for {seconds:.1f} s: writes {traffic.attempts.statuses('write', began, cured)}, "
+                        f"next {'-' if back is None else f'{back:.1f}'} s after"
+                    )
+            ended = time.monotonic()
+            await until_drained(system.nats, within=DRAIN_SECONDS)
+            case.bound("drained after", time.monotonic() - ended, DRAIN_SECONDS, strict=True)
+            dead = await dead_letters(system.nats)
+        verdict = audit(journal, tmp_path / "engram" / "data", dead)
+    case.run = f"{len(ills) * rounds} toxins, {journal.written} acknowledged"
+    case.note(str(verdict))
+    assert traffic.wrong == []
+    assert verdict.faults == {}
+
+
+async def test_model_misbehaves(case: Case, tmp_path: Path) -> None:
+    rounds = case.plan.count(1, 3)
+    limited = 60.0 if case.plan.long else 12.0
+    thinks = 40
+    case.asked = "0 thinks lost, at most 1.2 upstream calls a job, remember and recall p95 within 10 %"
+    journal = Journal(tmp_path / "journal.jsonl")
+    mix = Mix(writes=25.0, recalls=25.0)
+    with in_background(fake_model()) as model:
+        environ = {
+            "ENGRAM_LLM_BASE_URL": model.base_url, "ENGRAM_LLM_MODEL": "fake", "ENGRAM_LLM_API_KEY": "none",
+            "ENGRAM_LLM_FIRST_TOKEN_SECONDS": "3", "ENGRAM_LLM_TIMEOUT_SECONDS": "6",
+        }  # fmt: skip
+        async with running(tmp_path / "engram", environ=environ) as system:
+            keys = await keys_for(system.nats, system.data_dir)
+            traffic = Traffic(system.url, keys, journal, seed=case.seed, mix=mix)
+            jobs: list[tuple[str, str]] = []
+            async with traffic.flowing():
+                await traffic.written(25, seconds=30)
+                calm = time.monotonic()
+                await asyncio.sleep(limited / 2)
+                ill = time.monotonic()
+                for _ in range(rounds):
+                    model.default = Reply(status=429, retry_after="5")
+                    jobs += await ask_many(system.url, keys, thinks)
+                    await asyncio.sleep(limited)
+                    model.default = Reply()
+                    model.then(*(Reply(ill=each) for each in ("hang", "truncate", "bad json", "broken chunk", "reset")))
+                    jobs += await ask_many(system.url, keys, thinks)
+                    left = await until_jobs_end(system.url, keys, jobs, seconds=90.0)
+                well = time.monotonic()
+            await until_drained(system.nats, within=DRAIN_SECONDS)
+            dead = await dead_letters(system.nats)
+        calls = len(model.calls)
+    verdict = audit(journal, tmp_path / "engram" / "data", dead)
+    case.run = f"{rounds} x ({limited:.0f} s of 429, then 5 ills), {len(jobs)} thinks, {journal.written} acknowledged"
+    case.note(str(verdict))
+    case.bound("upstream calls a job", calls / len(jobs), CALLS, unit="calls")
+    for kind in ("write", "recall"):
+        before = traffic.attempts.p95_ms(kind, calm, ill)
+        during = traffic.attempts.p95_ms(kind, ill, well)
+        case.note(f"{kind} p95 {before:.1f} ms before, {during:.1f} ms during")
+        case.bound(f"{kind} p95 grows", during / before, UNTOUCHED, unit="times")
+    assert left == {}
+    assert traffic.wrong == []
+    assert verdict.faults == {}
+    assert calls / len(jobs) <= CALLS
+
+
+async def ask_many(url: str, keys: dict[str, str], count: int) -> list[tuple[str, str]]:
+    """Questions that nobody waits for: tenant and job of each."""
+    jobs = []
+    async with aiohttp.ClientSession() as session:
+        for number in range(count):
+            tenant = list(keys)[number % len(keys)]
+            headers = {"Authorization": f"Bearer {keys[tenant]}", "Prefer": "respond-async"}
+            body = {"question": f"What of the kiln, number {number}?"}
+            async with session.post(f"{url}/v1/think", json=body, headers=headers) as answer:
+                assert answer.status == 202, await answer.text()
+                jobs.append((tenant, (await answer.json())["data"]["job"]))
+    return jobs
+
+
+async def until_jobs_end(
+    url: str, keys: dict[str, str], jobs: list[tuple[str, str]], *, seconds: float
+) -> dict[str, Any]:
+    """Jobs that are not done when time runs out, with what is told of them."""
+    deadline = time.monotonic() + seconds
+    left: dict[str, Any] = {job: None for _, job in jobs}
+    tenants = {job: tenant for tenant, job in jobs}
+    async with aiohttp.ClientSession() as session:
+        while left and time.monotonic() < deadline:
+            for job in list(left):
+                headers = {"Authorization": f"Bearer {keys[tenants[job]]}"}
+                async with session.get(f"{url}/v1/jobs/{job}", headers=headers) as answer:
+                    left[job] = (await answer.json())["data"]
+                if left[job] and left[job]["state"] == "done":
+                    del left[job]
+            await asyncio.sleep(0.3)
+    return left
