@@ -105,7 +105,7 @@ class MemoryBroker(RecordingBus):
         found.fuse = self.fuse
         return found
 
-    async def append(self, entries: Sequence[Entry]) -> list[Appended | Exception]:
+    async def append(self, entries: Sequence[Entry], *, within: float = 6.0) -> list[Appended | Exception]:
         self.fuse.burn()
         known = len(self.entries)
         outcomes = await super().append(entries)

@@ -89,7 +89,7 @@ class RecordingBus:
     buckets: dict[str, MemoryBucket] = field(default_factory=dict)
     listeners: list[tuple[str, type[Event], asyncio.Queue[Any]]] = field(default_factory=list)
 
-    async def append(self, entries: Sequence[Entry]) -> list[Appended | Exception]:
+    async def append(self, entries: Sequence[Entry], *, within: float = 6.0) -> list[Appended | Exception]:
         self.appends.append(len(entries))
         return [self.refuse(entry) or self._append(entry) for entry in entries]
 

@@ -20,12 +20,12 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from engram_contracts.errors import EngramError, Overloaded, RateLimited, Unavailable
-from engram_runtime.bus import Appended, Entry
+from engram_runtime.bus import APPEND_SECONDS, Appended, Entry
 
 CORRELATION = "Engram-Correlation"
 MAX_BATCH = 500
-TRIES = 3
 TRY_SECONDS = 2.0
+PAUSE_SECONDS = 0.1
 STREAM_IS_FULL = 10077
 
 Outcome = Appended | Exception
@@ -48,21 +48,22 @@ class Appender:
         """Listen for acknowledgements; once, before the first append."""
         await self._client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
 
-    async def append(self, entries: Sequence[Entry]) -> list[Outcome]:
-        """One outcome per entry, in order. Entries of one stream keep their order."""
+    async def append(self, entries: Sequence[Entry], *, within: float = APPEND_SECONDS) -> list[Outcome]:
+        """One outcome per entry, in order, after at most `within` seconds. Entries of one stream keep their order."""
         if not entries:
             return []
+        deadline = asyncio.get_running_loop().time() + within
         if not self._grouped or len(entries) == 1:
-            return await self._one_by_one(entries)
+            return await self._one_by_one(entries, deadline)
         outcomes: list[Outcome] = [Unavailable("not sent")] * len(entries)
         for places in _by_stream(entries):
             group = [entries[place] for place in places]
-            done = await self._batch(group) or await self._one_by_one(group)
+            done = await self._batch(group, deadline) or await self._one_by_one(group, deadline)
             for place, outcome in zip(places, done, strict=True):
                 outcomes[place] = outcome
         return outcomes
 
-    async def _batch(self, entries: Sequence[Entry]) -> list[Outcome] | None:
+    async def _batch(self, entries: Sequence[Entry], deadline: float) -> list[Outcome] | None:
         """All entries in one atomic batch, or `None` when the server would not take it whole or did not answer."""
         if len(entries) == 1:
             return None
@@ -71,7 +72,7 @@ class Appender:
             for number, entry in enumerate(entries[:-1], 1):
                 await self._client.publish(entry.subject, entry.body, headers=_headers(entry, batch, number))
             last = {**_headers(entries[-1], batch, len(entries)), "Nats-Batch-Commit": "1"}
-            ack = await self._published([(entries[-1], last)])
+            ack = await self._published([(entries[-1], last)], deadline)
         except NatsError:
             return None
         committed = _outcome(ack[0])
@@ -80,23 +81,25 @@ class Appender:
         first = committed.sequence - len(entries) + 1
         return [Appended(sequence=first + place, duplicate=False) for place in range(len(entries))]
 
-    async def _one_by_one(self, entries: Sequence[Entry]) -> list[Outcome]:
+    async def _one_by_one(self, entries: Sequence[Entry], deadline: float) -> list[Outcome]:
         """Each on its own; what is not acknowledged in time is sent again under the same id."""
         outcomes: dict[int, Outcome] = {}
         left = list(range(len(entries)))
-        for attempt in range(1, TRIES + 1):
+        loop = asyncio.get_running_loop()
+        while left:
             try:
-                acks = await self._published([(entries[place], _headers(entries[place])) for place in left])
+                acks = await self._published([(entries[place], _headers(entries[place])) for place in left], deadline)
             except NatsError:
                 acks = [None] * len(left)
             outcomes.update((place, _outcome(ack)) for place, ack in zip(left, acks, strict=True))
             left = [place for place, ack in zip(left, acks, strict=True) if ack is None]
-            if not left:
+            if loop.time() + PAUSE_SECONDS >= deadline:
                 break
-            await asyncio.sleep(0.1 * attempt)
+            if left:
+                await asyncio.sleep(PAUSE_SECONDS)
         return [outcomes[place] for place in range(len(entries))]
 
-    async def _published(self, entries: Sequence[tuple[Entry, dict[str, str]]]) -> list[bytes | None]:
+    async def _published(self, entries: Sequence[tuple[Entry, dict[str, str]]], deadline: float) -> list[bytes | None]:
         """Publish all, then wait for all; `None` where no acknowledgement came in time or no stream listens."""
         futures: dict[str, asyncio.Future[bytes]] = {}
         loop = asyncio.get_running_loop()
@@ -105,7 +108,7 @@ class Appender:
             futures[token] = self._waiting[token] = loop.create_future()
             await self._client.publish(entry.subject, entry.body, reply=token, headers=headers)
         try:
-            await asyncio.wait(futures.values(), timeout=TRY_SECONDS)
+            await asyncio.wait(futures.values(), timeout=max(min(TRY_SECONDS, deadline - loop.time()), 0.0))
             return [future.result() or None if future.done() else None for future in futures.values()]
         finally:
             for token in futures:

@@ -11,7 +11,10 @@ from typing import Protocol, TypeVar
 from engram_contracts.events import Event
 from engram_contracts.messages import Message
 from engram_contracts.questions import Pong, Question
-from engram_contracts.topology import Bucket, Stream
+from engram_contracts.topology import Bucket, Consumer, Stream
+
+APPEND_SECONDS = 6.0
+"""So long an append is tried unless told otherwise."""
 
 R = TypeVar("R", bound=Message)
 E = TypeVar("E", bound=Event)
@@ -56,6 +59,14 @@ class Extent:
     first: int
     last: int
     messages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """How many messages a consumer has before it, in hand or waiting, and how many deliveries it settled so far."""
+
+    depth: int
+    settled: int
 
 
 class KeyValue(Protocol):
@@ -108,8 +119,11 @@ class Archive(Protocol):
 class Bus(Protocol):
     """What a service may do with the broker."""
 
-    async def append(self, entries: Sequence[Entry]) -> list[Appended | Exception]:
-        """Append durably, in order; one outcome per entry. Errors are of the family (RateLimited, Overloaded, ...)."""
+    async def append(self, entries: Sequence[Entry], *, within: float = APPEND_SECONDS) -> list[Appended | Exception]:
+        """Append durably, in order; one outcome per entry. Errors are of the family (RateLimited, Overloaded, ...).
+
+        What is not acknowledged `within` so many seconds is `Unavailable`; it may still be there later.
+        """
 
     async def ask(self, question: Question[R], *, within: float) -> R:
         """Ask and wait. Raises the answerer's error, or `Unavailable` when nobody answers `within` so many seconds."""
@@ -128,6 +142,9 @@ class Bus(Protocol):
 
     async def read(self, stream: Stream, sequence: int) -> Stored | None:
         """The message at a sequence of a stream, or `None` where it is gone."""
+
+    async def backlog(self, consumer: Consumer) -> Backlog:
+        """What a consumer has before it. Raises `Unavailable` when that cannot be told."""
 
     def archive(self, stream: Stream) -> Archive:
         """A stream, to be looked through."""

@@ -24,9 +24,9 @@ from engram_contracts.errors import Failure, Overloaded, Unavailable
 from engram_contracts.events import Event
 from engram_contracts.messages import Message
 from engram_contracts.questions import Pong, Question
-from engram_contracts.topology import PING_ALL, Bucket, Stream, event_subject, rpc_subject
+from engram_contracts.topology import PING_ALL, Bucket, Consumer, Stream, event_subject, rpc_subject
 from engram_runtime.appending import CORRELATION, STREAM_IS_FULL, Appender
-from engram_runtime.bus import Appended, Archive, Entry, KeyValue, Stored
+from engram_runtime.bus import APPEND_SECONDS, Appended, Archive, Backlog, Entry, KeyValue, Stored
 from engram_runtime.context import correlation
 from engram_runtime.nats_archive import NatsArchive
 from engram_runtime.settings import Durability, NatsSettings
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Message)
 E = TypeVar("E", bound=Event)
 FAILED = "Engram-Failed"
+RECONNECT_SECONDS = 1.5
+LOOK_SECONDS = 0.02
 
 
 class NatsBus:
@@ -57,9 +59,9 @@ class NatsBus:
         """Whether the broker can be reached now."""
         return self.client.is_connected
 
-    async def append(self, entries: Sequence[Entry]) -> list[Appended | Exception]:
+    async def append(self, entries: Sequence[Entry], *, within: float = APPEND_SECONDS) -> list[Appended | Exception]:
         """See `Bus.append`."""
-        return await self._appender.append(entries)
+        return await self._appender.append(entries, within=within)
 
     async def ask(self, question: Question[R], *, within: float) -> R:
         """See `Bus.ask`."""
@@ -85,6 +87,8 @@ class NatsBus:
         return answers
 
     async def _request(self, subject: str, body: bytes, within: float) -> bytes:
+        if not self.client.is_connected:
+            await self._connected_again(min(within, RECONNECT_SECONDS))
         service = subject.split(".")[2]
         headers = {CORRELATION: correlation.get()} if correlation.get() else None
         try:
@@ -96,6 +100,14 @@ class NatsBus:
         if message.headers and FAILED in message.headers:
             raise Failure.model_validate_json(message.data).error()
         return message.data
+
+    async def _connected_again(self, within: float) -> None:
+        """Return once the broker can be reached; `Unavailable` when that takes longer. A restart takes less."""
+        deadline = asyncio.get_running_loop().time() + within
+        while not self.client.is_connected:
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable("the broker cannot be reached; try again", retry_after=1.0)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def emit(self, tenant: str, event: Event) -> None:
         """See `Bus.emit`."""
@@ -138,6 +150,16 @@ class NatsBus:
             headers=headers,
             size=len(message.data or b""),
         )
+
+    async def backlog(self, consumer: Consumer) -> Backlog:
+        """See `Bus.backlog`."""
+        try:
+            info = await self.jetstream.consumer_info(consumer.stream.name, consumer.name)
+        except (APIError, NatsError, TimeoutError) as error:
+            raise Unavailable(f"consumer {consumer.name} cannot be read: {error}", retry_after=1.0) from error
+        in_hand = info.num_ack_pending or 0
+        delivered = info.delivered.consumer_seq if info.delivered else 0
+        return Backlog(depth=(info.num_pending or 0) + in_hand, settled=delivered - in_hand)
 
     def archive(self, stream: Stream) -> Archive:
         """See `Bus.archive`."""
