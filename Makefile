@@ -10,7 +10,7 @@ QDRANT_VERSION := 1.16.3
 
 .DEFAULT_GOAL := help
 DATA := ../shared/data/locomo
-.PHONY: help demo test run check bench bench-quality tools lock clean format
+.PHONY: help demo test chaos chaos-long run check bench bench-quality tools lock clean format
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,12 @@ demo: .venv/ready ## set up, run everything on this machine, show what it does
 
 test: .venv/ready tools ## set up, then all tests
 	@$(PY) -m pytest
+
+chaos: .venv/ready tools ## break a running system in every way there is (under four minutes)
+	@$(PY) -m pytest -s -m chaos -rs tests/chaos $(ARGS)
+
+chaos-long: .venv/ready tools ## the same with the full figures, into tests/chaos/RESULTS.md (an hour or more)
+	@CHAOS_LONG=1 $(PY) -m pytest -s -m chaos -rs tests/chaos $(ARGS)
 
 run: .venv/ready ## run Engram on this machine until Ctrl-C
 	@.venv/bin/engram serve
