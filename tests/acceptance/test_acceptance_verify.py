@@ -168,3 +168,20 @@ def test_the_index_is_built_anew_while_it_answers(system: System) -> None:
     assert (code, report["failed"]) == (0, [])
     assert report["mended"] >= report["tenants"]["default"]["index"]
     assert "ferry" in hits[0]["memory"]["content"]
+
+
+def test_the_record_is_built_anew_while_it_answers(system: System) -> None:
+    ids = remember(system, "Zoe paints in Liege.", "Zoe sings in Liege.")
+    call(system, "PATCH", f"/v1/memories/{ids[0]}?wait=done", {"content": "Zoe paints in Namur."})
+    call(system, "POST", "/v1/graph/edges?wait=done", {"source": "person:Zoe", "type": "likes", "target": "name:Namur"})
+    before = call(system, "GET", "/v1/graph/nodes?limit=200")
+
+    code, built = engram(system, "rebuild", "graph")
+    after = call(system, "GET", "/v1/graph/nodes?limit=200")
+    verified, report = engram(system, "verify")
+
+    assert (code, {each["state"] for each in built}) == (0, {"done"}), built
+    assert after == before
+    assert (verified, differences(report)) == (0, [])
+    assert len(call(system, "GET", f"/v1/memories/{ids[0]}/history")["versions"]) == 2
+    assert remember(system, "Zoe still writes.")

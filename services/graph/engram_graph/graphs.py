@@ -62,6 +62,12 @@ class Graphs:
         """Let a tenant's graph go; it is built anew when it is asked for."""
         self._built.pop(tenant, None)
 
+    async def forget_all(self, concerned: Callable[[str], bool]) -> None:
+        """Let the graphs of these tenants go; what is being built is waited for."""
+        await self.close()
+        for name in [name for name in self._built if concerned(name)]:
+            del self._built[name]
+
     async def close(self) -> None:
         """Wait for what is being built."""
         await asyncio.gather(*self._building.values(), return_exceptions=True)

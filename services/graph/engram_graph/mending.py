@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from engram_contracts.auditing import (
     Applied,
@@ -31,10 +31,6 @@ from engram_graph.vocabulary import Vocabulary
 from engram_runtime.refetching import facts_of
 from engram_runtime.service import Delivery
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
-T = TypeVar("T")
 FACTS = {kind.event: kind for kind in OPS}
 
 MEMORIES = """
@@ -54,6 +50,11 @@ TAKE_OUT = (
 
 class MendingFollower(Follower):
     """A follower that also puts memories right, never while a batch is applied."""
+
+    @property
+    def standing_still(self) -> asyncio.Lock:
+        """Held while nothing may be applied."""
+        return self._one_at_a_time
 
     async def mend(self, question: MendRecorded) -> Mended:
         """Take the memories out, then apply their facts again. A crash in between leaves them out."""
@@ -136,14 +137,8 @@ class Auditor:
             raise Unavailable(f"partition {question.partition} is not kept by this instance", retry_after=1)
         if not self._partitions.exists(question.partition):
             return []
-        opened = await self._partitions.partition(question.partition)
         values = {"after": int(question.after or 0), "tenant": question.tenant, "limit": question.limit}
-        return await asyncio.to_thread(_read, opened, lambda cursor: cursor.execute(query, values).fetchall())
-
-
-def _read(partition: Partition, ask: Callable[[DuckDBPyConnection], T]) -> T:
-    with partition.reading() as cursor:
-        return ask(cursor)
+        return await self._partitions.ask(question.partition, lambda cursor: cursor.execute(query, values).fetchall())
 
 
 def _remove(partition: Partition, tenant: str, names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -60,18 +61,47 @@ class Partitions:
         **named: P.kwargs,
     ) -> T:
         """Ask the record of a tenant's partition, in a thread; the tenant is always the question's first word."""
-        opened = await self.partition(partition_of(tenant))
+        return await self.ask(partition_of(tenant), lambda cursor: query(cursor, tenant, *values, **named))
 
-        def ask() -> T:
+    async def ask(self, number: int, query: Callable[[DuckDBPyConnection], T]) -> T:
+        """Ask a partition's record as a whole, in a thread."""
+        opened = await self.partition(number)
+
+        def answer() -> T:
             with opened.reading() as cursor:
-                return query(cursor, tenant, *values, **named)
+                return query(cursor)
 
-        return await asyncio.get_running_loop().run_in_executor(self._readers, ask)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, answer)
 
     async def writing(self, number: int, work: Callable[[Partition], T]) -> T:
         """Have a thread do something with a partition on the writer's behalf."""
         opened = await self.partition(number)
         return await asyncio.get_running_loop().run_in_executor(self._writers, partial(work, opened))
+
+    async def replace(self, number: int, file: Path) -> None:
+        """Put another file in a partition's place. Who reads meanwhile waits; nobody may be writing.
+
+        A crash at any moment leaves the old file or the new one.
+        """
+        async with self._opening:
+            old = self._open.pop(number, None)
+            await asyncio.to_thread(self._wait_for_readers)
+            await asyncio.to_thread(_put_in_place, old, file, self._file(number))
+            self._open[number] = await self._opened(number)
+
+    def _wait_for_readers(self) -> None:
+        """Return once every reading thread has finished what was asked before."""
+        met = threading.Barrier(READERS + 1)
+        for _ in range(READERS):
+            self._readers.submit(met.wait)
+        met.wait()
+
+    async def let_go(self, number: int) -> Path:
+        """Close a partition; its file."""
+        async with self._opening:
+            if opened := self._open.pop(number, None):
+                await asyncio.to_thread(opened.close)
+        return self._file(number)
 
     async def close(self) -> None:
         """Finish what runs, and close the files."""
@@ -100,3 +130,11 @@ class Partitions:
             raise
         self.trouble.pop(number, None)
         return opened
+
+
+def _put_in_place(old: Partition | None, new: Path, place: Path) -> None:
+    if old is not None:
+        old.close()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.with_name(f"{place.name}.wal").unlink(missing_ok=True)  # closing has written it into the file
+    new.replace(place)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from engram_contracts.auditing import ListApplied, ListRecorded, MendRecorded, RecordPositions
+from engram_contracts.auditing import ListApplied, ListRecorded, MendRecorded, RebuildRecord, RecordPositions
 from engram_contracts.commands import GRAPH
 from engram_contracts.questions import (
     Activate,
@@ -33,6 +33,7 @@ from engram_graph.graphs import Graphs
 from engram_graph.handlers import Questions, Work
 from engram_graph.mending import Auditor, MendingFollower
 from engram_graph.partitions import Partitions
+from engram_graph.rebuilding import Rebuilder
 from engram_graph.settings import Settings
 from engram_graph.vocabularies import Vocabularies
 from engram_runtime.bus import Bus
@@ -58,15 +59,26 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         for number in chosen.partitions
     }
     auditor = Auditor(partitions, followers)
+    rebuilder = Rebuilder(
+        bus,
+        partitions,
+        followers,
+        vocabularies=vocabularies,
+        graphs=graphs,
+        folder=settings.data_dir / "graph",
+        settings=chosen,
+        clock=now,
+    )
     try:
         yield Service(
             name="graph",
-            answers={**answers(questions), **audits(auditor)},
+            answers={**answers(questions), **audits(auditor, rebuilder)},
             takes=tuple(Taking(consumer=consumer, handler=work.take, commands=GRAPH) for consumer in GRAPH_WORK),
             follows=tuple(_following(number, follower) for number, follower in followers.items()),
             checks={"store": lambda: store(partitions)},
         )
     finally:
+        await rebuilder.close()
         await graphs.close()
         await partitions.close()
 
@@ -88,13 +100,14 @@ def answers(questions: Questions) -> dict[type[Question[Any]], Answer]:
     }
 
 
-def audits(auditor: Auditor) -> dict[type[Question[Any]], Answer]:
+def audits(auditor: Auditor, rebuilder: Rebuilder) -> dict[type[Question[Any]], Answer]:
     """Who answers what the operator's command asks."""
     return {
         ListRecorded: auditor.kept,
         ListApplied: auditor.applied,
         MendRecorded: auditor.mend,
         RecordPositions: auditor.positions,
+        RebuildRecord: rebuilder.rebuild,
     }
 
 

@@ -52,6 +52,12 @@ class Vocabularies:
             self._held -= Counter(names)
             self._let_go()
 
+    async def forget(self, concerned: Callable[[str], bool]) -> None:
+        """Read the vocabularies of these tenants anew when they are asked for; what is being read is waited for."""
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        for name in [name for name in self._loaded if concerned(name)]:
+            del self._loaded[name]
+
     async def _fetch(self, tenant: str) -> Vocabulary:
         vocabulary = Vocabulary(await self._load(tenant))
         self._loaded[tenant] = vocabulary

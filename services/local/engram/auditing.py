@@ -45,6 +45,26 @@ def rebuild_vectors(context: typer.Context, tenant: Tenant = None, as_json: AsJs
     _show(report, as_json)
 
 
+@rebuild.command("graph")
+def rebuild_graph(
+    context: typer.Context,
+    partition: Annotated[int | None, typer.Option(min=0, max=7, help="Only this partition.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build the record and its graph anew from the log, beside the one that answers, which it then replaces.
+
+    It goes on by itself when this command is interrupted, and is continued by the next try when the service is.
+    """
+    from engram import verifying  # noqa: PLC0415 (loads the broker's client)
+
+    built = complete(lambda: verifying.rebuild_graph(context.obj.data_dir, _bar(as_json), partition))
+    from engram import showing_audit  # noqa: PLC0415 (rich is not needed for JSON)
+
+    output(as_json, built, lambda _: showing_audit.rebuilt(built))
+    if any(each["state"] != "done" for each in built):
+        raise typer.Exit(EXIT_FAILED)
+
+
 def _show(report: dict[str, Any], as_json: bool) -> None:
     from engram import showing_audit  # noqa: PLC0415 (rich is not needed for JSON)
 

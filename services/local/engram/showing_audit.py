@@ -31,6 +31,13 @@ def report(found: dict[str, Any]) -> None:
     _outcome(found)
 
 
+def rebuilt(partitions: list[dict[str, Any]]) -> None:
+    """What became of each partition."""
+    for each in partitions:
+        colour = "green" if each["state"] == "done" else "red"
+        console.print(f"partition {each['partition']}: [{colour}]{each['state']}[/] {escape(each.get('reason', ''))}")
+
+
 def _title(found: dict[str, Any]) -> str:
     return f"compared up to sequence {found['cut']:,} of the log, which begins at {found['log']['first']:,}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from engram.operating import bounded, settings_for
+from engram_contracts.auditing import RebuildRecord, RebuildStatus
+from engram_contracts.ids import PARTITIONS
 from engram_recovery.verifying import Bar, Report, Verifier
 from engram_runtime.nats_bus import NatsBus, open_bus
 from engram_runtime.passing import passed
 
 CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 0.1
 CATCH_UP_SECONDS = 10.0
 """So long is waited for followers that are behind; what they lack then is not compared."""
 
@@ -26,6 +31,29 @@ async def verify(
     async with connected(data_dir) as bus:
         verifier = Verifier(bus, partial(passed, bus, within=CATCH_UP_SECONDS), bar, tenant=tenant, most=most)
         return _told(await verifier.verify(repair=repair, renew=renew))
+
+
+async def rebuild_graph(data_dir: Path, bar: Bar, partition: int | None) -> list[dict[str, Any]]:
+    """Build partitions of the record anew, one after the other; what became of each."""
+    built = []
+    async with connected(data_dir) as bus:
+        for number in range(PARTITIONS) if partition is None else (partition,):
+            status = await bus.ask(RebuildRecord(partition=number, begin=True), within=ANSWER_SECONDS)
+            built.append({"partition": number, **(await _followed(bus, number, status, bar)).model_dump(mode="json")})
+    return built
+
+
+async def _followed(bus: NatsBus, number: int, status: RebuildStatus, bar: Bar) -> RebuildStatus:
+    with bar(status.last, f"partition {number}") as advance:
+        shown = 0
+        while status.state == "running":
+            advance(status.position - shown)
+            shown = status.position
+            await asyncio.sleep(LOOK_SECONDS)
+            status = await bus.ask(RebuildRecord(partition=number), within=ANSWER_SECONDS)
+    if status.state == "idle":
+        return status.model_copy(update={"state": "failed", "reason": "the service was started again; try once more"})
+    return status
 
 
 @contextlib.asynccontextmanager
