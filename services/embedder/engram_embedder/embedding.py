@@ -123,10 +123,13 @@ class _Draft:
             self._refused = read
             return
         self._tokens += read.tokens
-        self._chunks.append(Chunk(start=piece.span.start, end=piece.span.end, dense=read.dense, sparse=sparse))
+        start, end = piece.span
+        self._chunks.append(Chunk.trusted({"start": start, "end": end, "dense": read.dense, "sparse": sparse}))
 
     def finished(self, label: str) -> Embedding | Rejected:
-        return self._refused or Embedding(model=label, chunks=tuple(self._chunks), tokens=self._tokens)
+        return self._refused or Embedding.trusted(
+            {"model": label, "chunks": tuple(self._chunks), "tokens": self._tokens}
+        )
 
 
 def _slices(pieces: Sequence[_Piece], most: int, characters: int) -> Iterator[Sequence[_Piece]]:

@@ -11,6 +11,7 @@ import wordllama  # type: ignore[import-untyped]  # it has no py.typed
 
 from engram_contracts.errors import Rejected
 from engram_embedder.ports import Embedded, normalised
+from engram_embedder.tokens import Tokens
 
 DIMENSIONS = (64, 128, 256)
 """The weights are trained so that a vector may be cut short; 256 is all of it."""
@@ -38,17 +39,16 @@ class StaticModel:
         self.name = f"static/wordllama-{dimension}"
         self.dimension = dimension
         self._weights = np.ascontiguousarray(loaded.embedding[:, :dimension])
-        self._tokenizer = loaded.tokenizer
-        self._tokenizer.no_padding()
+        loaded.tokenizer.no_padding()
+        self._tokens = Tokens(loaded.tokenizer)
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         """See `EmbeddingModel.embed`."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = [encoding.ids for encoding in encodings]
+        ids = [self._tokens.of(text) for text in texts]
         sums = np.empty((len(ids), self.dimension), np.float32)
         for row, tokens in enumerate(ids):
             # clip: some special tokens lie beyond the weights
-            self._weights.take(tokens, axis=0, mode="clip").sum(axis=0, out=sums[row])
+            np.add.reduce(self._weights.take(tokens, axis=0, mode="clip"), axis=0, out=sums[row])
         return Embedded(normalised(sums), [len(tokens) for tokens in ids])
 
     async def close(self) -> None:

@@ -7,8 +7,10 @@ remembered, because the same words come again.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 
 from engram_contracts.facts import SparseVector
 from engram_embedder.stems import Stems, words
@@ -43,7 +45,9 @@ class SparseEncoder:
         counts = self._count(f"{content}\n{speaker or ''}\n{day}")
         indices = sorted(counts)
         length = sum(counts.values())
-        return SparseVector(indices=tuple(indices), values=tuple([_weight(counts[term], length) for term in indices]))
+        weights = {frequency: _weight(frequency, length) for frequency in set(counts.values())}
+        values = tuple([weights[counts[term]] for term in indices])
+        return SparseVector.trusted({"indices": tuple(indices), "values": values})
 
     def query(self, text: str) -> SparseVector:
         """A query's terms, each with weight 1."""
@@ -51,11 +55,7 @@ class SparseEncoder:
         return SparseVector(indices=indices, values=(1.0,) * len(indices))
 
     def _count(self, text: str) -> dict[int, int]:
-        counts: dict[int, int] = {}
-        for terms in map(self._terms.__getitem__, words(text)):
-            for term in terms:
-                counts[term] = counts.get(term, 0) + 1
-        return counts
+        return Counter(chain.from_iterable(map(self._terms.__getitem__, words(text))))
 
 
 def date_words(moment: datetime) -> str:

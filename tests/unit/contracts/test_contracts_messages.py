@@ -117,3 +117,15 @@ def test_a_retry_delay_is_bounded_spread_and_honours_advice(attempt, chance, adv
     assert delay >= (advised or 0)
     assert delay <= max(retry.most * (1 + retry.jitter), advised or 0)
     assert retry.delay(attempt, chance=0.0) <= retry.delay(attempt, chance=1.0)
+
+
+def test_a_trusted_message_is_the_validated_one():
+    checked = remember(tags=("a",), importance=0.25)
+
+    trusted = Remember.trusted(dict(checked))
+
+    assert trusted == checked
+    assert trusted.encode() == checked.encode()
+    assert Remember.model_validate_json(trusted.encode()) == checked
+    with pytest.raises(ValidationError, match="frozen"):
+        trusted.memory_id = "another"
