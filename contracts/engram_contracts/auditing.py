@@ -186,9 +186,10 @@ class EmbedDocument(Question[Embedding]):
 
 
 class Positions(Message):
-    """Up to which sequence of the log a store has applied what it follows, by partition."""
+    """Up to which sequence of the log a store has applied what it follows, by partition; `usage` is of that stream."""
 
     positions: dict[int, int]
+    usage: int = 0
 
 
 class IndexPositions(Question[Positions]):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,7 @@ async def test_a_row_that_was_deleted_from_the_record_is_found_and_put_back(syst
 
 async def test_what_the_ledger_lacks_is_charged_again_and_once(system: System) -> None:
     (name,) = remember(system, "Sixteen bytes ok")
+    engram(system, "verify")  # which waits for the ledger
     before = call(system, "GET", "/v1/usage")["totals"]["storage_bytes"]
     await ask(system, MendMetered(tenant="default", mends=(Mend(memory_id=name),), cut=2**60))
 
@@ -185,3 +187,38 @@ def test_the_record_is_built_anew_while_it_answers(system: System) -> None:
     assert (verified, differences(report)) == (0, [])
     assert len(call(system, "GET", f"/v1/memories/{ids[0]}/history")["versions"]) == 2
     assert remember(system, "Zoe still writes.")
+
+
+async def test_a_log_that_was_lost_is_told_of_and_goes_on_behind_the_stores(system: System) -> None:
+    (old,) = remember(system, "Before the log was lost.")
+    async with open_bus(system.nats, name="test") as bus:
+        for stream in ("ENGRAM_LOG", "ENGRAM_USAGE"):
+            await bus.jetstream.delete_stream(stream)
+    engram(system, "provision")
+    waited = call(system, "POST", "/v1/memories", {"content": "While the log was lost."})
+    until(lambda: "engram rebuild log" in readiness(system))
+
+    code, told = engram(system, "rebuild", "log")
+    (new,) = remember(system, "After the log was lost.")
+    call(system, "PATCH", f"/v1/memories/{old}?wait=done", {"content": "Changed after the log was lost."})
+    until(lambda: '"done"' in json.dumps(call(system, "GET", f"/v1/jobs/{waited['job']}")))
+    verified, report = engram(system, "verify")
+
+    assert (code, [each["rebuilt"] for each in told]) == (0, [True, True])
+    assert (verified, differences(report)) == (0, [])
+    assert call(system, "GET", f"/v1/memories/{new}")["content"] == "After the log was lost."
+
+
+def readiness(system: System) -> str:
+    try:
+        with urllib.request.urlopen(f"{system.url}/health/ready", timeout=5) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+
+
+def until(condition: Any, *, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "too late"
+        time.sleep(0.05)

@@ -45,6 +45,18 @@ def rebuild_vectors(context: typer.Context, tenant: Tenant = None, as_json: AsJs
     _show(report, as_json)
 
 
+@rebuild.command("log")
+def rebuild_log(context: typer.Context, as_json: AsJson = False) -> None:
+    """Where the log was lost and the stores were not: have it go on behind what they hold.
+
+    A log that reaches as far as the stores is left as it is. A run that was interrupted is finished by the next.
+    """
+    from engram import showing_audit, verifying  # noqa: PLC0415 (loads the broker's client)
+
+    told = complete(lambda: verifying.rebuild_log(context.obj.data_dir, _bar(as_json)))
+    output(as_json, told, lambda _: showing_audit.relaid(told))
+
+
 @rebuild.command("graph")
 def rebuild_graph(
     context: typer.Context,

@@ -31,6 +31,13 @@ def report(found: dict[str, Any]) -> None:
     _outcome(found)
 
 
+def relaid(streams: list[dict[str, Any]]) -> None:
+    """What became of each log."""
+    for each in streams:
+        what = f"[green]goes on at {each['applied'] + 1}[/]" if each["rebuilt"] else "reaches as far as the stores"
+        console.print(f"{each['stream']}: {what}")
+
+
 def rebuilt(partitions: list[dict[str, Any]]) -> None:
     """What became of each partition."""
     for each in partitions:

@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from engram.operating import bounded, settings_for
-from engram_contracts.auditing import RebuildRecord, RebuildStatus
+from engram_contracts.auditing import (
+    IndexPositions,
+    LedgerPositions,
+    RebuildRecord,
+    RebuildStatus,
+    RecordPositions,
+)
 from engram_contracts.ids import PARTITIONS
+from engram_contracts.topology import LOG, USAGE, Stream
+from engram_recovery.relaying import fill, is_kept, keep_aside
 from engram_recovery.verifying import Bar, Report, Verifier
 from engram_runtime.nats_bus import NatsBus, open_bus
-from engram_runtime.passing import passed
+from engram_runtime.passing import begin_anew, passed, seal
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
@@ -31,6 +39,37 @@ async def verify(
     async with connected(data_dir) as bus:
         verifier = Verifier(bus, partial(passed, bus, within=CATCH_UP_SECONDS), bar, tenant=tenant, most=most)
         return _told(await verifier.verify(repair=repair, renew=renew))
+
+
+async def rebuild_log(data_dir: Path, bar: Bar) -> list[dict[str, Any]]:
+    """Have each log that ends before what the stores have applied of it go on behind that; what became of each.
+
+    What was appended since it was lost is kept. Meanwhile nothing can be appended, and is tried again.
+    """
+    settings = settings_for(data_dir)
+    told = []
+    async with connected(data_dir) as bus:
+        for stream, applied in (await _applied(bus)).items():
+            file = data_dir / f"rebuild-{stream.name.lower()}.jsonl"
+            interrupted = is_kept(file)
+            last = 0 if interrupted else (await bus.archive(stream).extent()).last
+            if last < applied:
+                if not interrupted:
+                    await seal(bus, stream)
+                kept = await keep_aside(bus, stream, file)
+                await begin_anew(bus, stream, first=applied + 1, replicas=settings.nats.replicas)
+                with bar(kept, stream.name) as advance:
+                    await fill(bus, file, advance)
+            told.append({"stream": stream.name, "applied": applied, "ended": last, "rebuilt": last < applied})
+    return told
+
+
+async def _applied(bus: NatsBus) -> dict[Stream, int]:
+    """How far the stores are, at most, in each log they follow."""
+    asked = (IndexPositions(), RecordPositions(), LedgerPositions())
+    index, record, ledger = [await bus.ask(question, within=ANSWER_SECONDS) for question in asked]
+    every = (*index.positions.values(), *record.positions.values(), *ledger.positions.values())
+    return {LOG: max(every, default=0), USAGE: ledger.usage}
 
 
 async def rebuild_graph(data_dir: Path, bar: Bar, partition: int | None) -> list[dict[str, Any]]:

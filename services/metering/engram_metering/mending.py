@@ -64,7 +64,8 @@ class Mender(Handlers):
 
     async def positions(self, _: LedgerPositions) -> Positions:
         """How far in the log the ledger is."""
-        return Positions(positions=dict.fromkeys(range(PARTITIONS), await self.log_position()))
+        positions = dict.fromkeys(range(PARTITIONS), await self.log_position())
+        return Positions(positions=positions, usage=await self.usage_position())
 
     async def kept(self, question: ListMetered) -> KeptPage:
         """A page of sizes; a memory that was deleted has the version 0."""

@@ -50,11 +50,21 @@ class Follower:
         consumer = self._following.consumer
         try:
             self._position = await self._following.position()
+            await self._check_log(consumer.stream.name)
             await self._jetstream.reset_consumer(consumer.stream.name, consumer.name, self._position + 1)
         except (APIError, EngramError) as error:
             await self._stumble(error, 0)
             raise TimeoutError(self.trouble) from error
         self._expected = 1
+
+    async def _check_log(self, stream: str) -> None:
+        """Raise where the log ends before the stored position: it would be followed from a place that is not there."""
+        last = (await self._jetstream.stream_info(stream)).state.last_seq
+        if self._position > last:
+            raise Unavailable(
+                f"{self._stage} has applied {stream} up to {self._position}, but that ends at {last}: it was lost, or "
+                "begun anew; `engram rebuild log` has it go on behind what the stores hold"
+            )
 
     async def handle(self, batch: Sequence[Msg]) -> None:
         """Apply a batch that continues the log; anything else begins the session anew."""

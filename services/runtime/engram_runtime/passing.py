@@ -1,4 +1,4 @@
-"""How far the followers of the log are, as the broker knows it."""
+"""How far the followers of the log are, as the broker knows it; and a log that goes on behind them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from nats.js.errors import APIError, NotFoundError
 
 from engram_contracts.errors import Unavailable
 from engram_contracts.ids import PARTITIONS
-from engram_contracts.topology import GRAPH_LOG, LOG, METERING_LOG, VECTORS_LOG, Consumer
+from engram_contracts.topology import CONSUMERS, GRAPH_LOG, LOG, METERING_LOG, VECTORS_LOG, Consumer, Stream
 from engram_runtime.nats_bus import NatsBus
+from engram_runtime.provision import provision, stream_config
 
 LOOK_SECONDS = 0.1
 
@@ -55,3 +56,28 @@ async def _acknowledged(bus: NatsBus, consumer: Consumer) -> int:
         raise Unavailable(f"consumer {consumer.name} cannot be seen: {error!r}", retry_after=1.0) from error
     nothing_left = not info.num_pending and not info.num_ack_pending
     return 2**62 if nothing_left else (info.ack_floor.stream_seq if info.ack_floor else 0)
+
+
+async def begin_anew(bus: NatsBus, stream: Stream, *, first: int, replicas: int) -> None:
+    """Make a stream that was sealed, or is gone, anew from a sequence on, with its consumers. What it held is gone.
+
+    A stream that is not sealed was made anew before, and is left as it is.
+    """
+    consumers = [consumer for consumer in CONSUMERS if consumer.stream.name == stream.name]
+    try:
+        if (await bus.jetstream.stream_info(stream.name)).config.sealed:
+            await bus.jetstream.delete_stream(stream.name)
+            raise NotFoundError
+    except NotFoundError:
+        config = stream_config(stream, replicas)
+        config.first_seq = first
+        await bus.jetstream.add_stream(config)
+    await provision(bus.jetstream, replicas=replicas, streams=(), consumers=consumers, buckets=())
+
+
+async def seal(bus: NatsBus, stream: Stream) -> None:
+    """Let nothing more be appended to a stream, for good."""
+    config = (await bus.jetstream.stream_info(stream.name)).config
+    if not config.sealed:
+        config.sealed = True
+        await bus.jetstream.update_stream(config)
