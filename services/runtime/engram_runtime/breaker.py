@@ -34,6 +34,8 @@ class Breaker:
         self._until = 0.0
         self._stopping = asyncio.Event()
         self.probing = asyncio.Lock()
+        self.answered = 0.0
+        """When the dependency last answered anybody of this stage (monotonic seconds)."""
         self.trouble: str | None = None
         HELD.labels(stage).set(0)
 

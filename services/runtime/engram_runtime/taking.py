@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 ACK, NAK, WORKING = b"+ACK", b"-NAK", b"+WPI"
 HANDED_BACK = Unavailable("handed back at shutdown")
+STEPPED_ASIDE = Unavailable("tried alone while its dependency was away")
+ASIDE_SECONDS = 1.0
+TOGETHER = 2
+"""So often a batch is tried together before each of its messages is on its own."""
 INTERRUPTED = "an earlier try ended without an answer"
 
 
@@ -60,6 +65,8 @@ class Taker:
         self._retry = taking.consumer.retry
         self._types = {kind.op: kind for kind in taking.commands}
         self._jobs = bus.bucket(JOBS)
+        self._failed: dict[int, float] = {}
+        """When messages failed that were tried alone, by sequence, as long as they are tried."""
 
     async def handle(self, batch: Sequence[Msg]) -> None:
         """Handle and settle every message of the batch."""
@@ -114,16 +121,52 @@ class Taker:
         await self._settle(item, outcome)
 
     async def _attempt(self, items: Sequence[Held]) -> list[Outcome]:
-        """Outcomes of the items; while the dependency is away they are held, and one of them is tried now and then."""
+        """Outcomes of the items; while the dependency is away they are held, and one of them is tried now and then.
+
+        What fails again and again, though the dependency answers others, is tried on its own.
+        """
         outcomes: dict[int, Outcome] = {}
         left = list(items)
+        failures = 0
         while left:
-            if self._breaker.closed:
+            if len(left) == 1 or (self._breaker.closed and failures == TOGETHER):
+                outcomes[left[0].receipt.sequence] = await self._lone(left[0])
+            elif self._breaker.closed:
                 outcomes.update(await self._together_or_trip(left))
+                failures += 1
             else:
                 outcomes.update(await self._probe(left))
             left = [item for item in left if item.receipt.sequence not in outcomes]
         return [outcomes[item.receipt.sequence] for item in items]
+
+    async def _lone(self, item: Held) -> Outcome:
+        """One item by itself. While the dependency is away it steps aside, so that others find out whether it is.
+
+        Its failure is its own once the dependency has answered others since it failed before.
+        """
+        async with self._turn() as going:
+            if not going:
+                return HANDED_BACK
+            outcome = (await self._try([item]))[0]
+            if not is_away(outcome):
+                if not self._breaker.closed:
+                    self._breaker.close()
+                return outcome
+            before = self._failed.get(item.receipt.sequence)
+            self._failed[item.receipt.sequence] = time.monotonic()
+            if before is not None and self._breaker.answered > before:
+                return outcome
+            self._breaker.trip(outcome)
+            return STEPPED_ASIDE
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[bool]:
+        """Whether to go on: at once while the breaker is closed, else as the one who tries, once the pause is over."""
+        if self._breaker.closed:
+            yield True
+            return
+        async with self._breaker.probing:
+            yield self._breaker.closed or await self._breaker.pause()
 
     async def _together_or_trip(self, items: Sequence[Held]) -> dict[int, Outcome]:
         results = await self._try(items)
@@ -134,6 +177,19 @@ class Taker:
                 await self._note(item, reason=_words(away[0]), code=away[0].code)
             return {}
         return {item.receipt.sequence: result for item, result in zip(items, results, strict=True)}
+
+    async def _apart(self, items: Sequence[Held]) -> dict[int, Outcome]:
+        """Each item on its own; two that fail in a row say that the dependency is away again."""
+        outcomes: dict[int, Outcome] = {}
+        before: Outcome = None
+        for item in items:
+            outcome = (await self._try([item]))[0]
+            outcomes[item.receipt.sequence] = outcome
+            if is_away(outcome) and is_away(before):
+                self._breaker.trip(outcome)
+                break
+            before = outcome
+        return outcomes
 
     async def _probe(self, items: list[Held]) -> dict[int, Outcome]:
         """When the pause is over, try one item; another one the next time, should it be the item's own fault."""
@@ -156,7 +212,10 @@ class Taker:
         token = correlation.set(deliveries[0].correlation if len(deliveries) == 1 else None)
         try:
             with HANDLING.labels(self._stage).time():
-                return await self._taking.handler(deliveries)
+                outcomes = await self._taking.handler(deliveries)
+            if not all(is_away(outcome) for outcome in outcomes):
+                self._breaker.answered = time.monotonic()
+            return outcomes
         except Exception as error:
             if not isinstance(error, EngramError):
                 log.exception("handler failed", extra={"stage": self._stage, "batch": len(items)})
@@ -168,7 +227,12 @@ class Taker:
         if outcome is HANDED_BACK:
             await item.raw.respond(NAK)
             return
+        if outcome is STEPPED_ASIDE:
+            await self._step_aside(item)
+            return
         decision = decide(outcome, attempt=item.attempt, retry=self._retry)
+        if not isinstance(decision, Later):
+            self._failed.pop(item.receipt.sequence, None)
         if isinstance(decision, Done):
             HANDLED.labels(self._stage).inc()
             await item.raw.respond(ACK)
@@ -180,6 +244,14 @@ class Taker:
         else:
             assert outcome is not None
             await self._bury(item, outcome, decision)
+
+    async def _step_aside(self, item: Held) -> None:
+        """Let others of the queue go first; the try does not count."""
+        uncounted = replace(item, attempt=item.attempt - 1)
+        await self._note(
+            uncounted, reason=self._breaker.trouble or INTERRUPTED, code=Unavailable.code, delay=ASIDE_SECONDS
+        )
+        await item.raw.nak(delay=ASIDE_SECONDS)
 
     async def _bury(self, item: Held, error: Exception, decision: Bury) -> None:
         sequence = await bury(
