@@ -18,7 +18,7 @@ from engram_runtime.nats_bus import NatsBus
 from engram_runtime.service import Delivery, Outcome, Service, Taking
 from engram_runtime.settings import Common
 from support.burying import connected, forget, letters_there, until
-from support.servers import NatsServer, nats_server
+from support.servers import nats_server
 
 TRIES = 3
 OTHERS = 40
