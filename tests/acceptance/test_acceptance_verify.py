@@ -22,7 +22,7 @@ from engram_contracts.ids import new_id
 from engram_contracts.memory import Memory
 from engram_contracts.questions import FindIndexed
 from engram_runtime.nats_bus import open_bus
-from engram_vectors.points import head_of
+from engram_vectors.points import chunk_of, head_of, uuid_of
 from support.system import System, embedded_system
 
 ENGRAM = str(Path(sys.executable).with_name("engram"))
@@ -83,7 +83,7 @@ def test_equal_stores_are_found_equal(system: System) -> None:
 
 async def test_a_point_that_was_deleted_is_found_and_put_back(system: System) -> None:
     whole, long = remember(system, "The kiln is broken.", "words and words. " * 400)
-    points = (head_of("default", whole), head_of("default", long)[:-4] + "0001")
+    points = (uuid_of(head_of("default", whole)), uuid_of(chunk_of(head_of("default", long), 1)))
     await ask(system, DropStray(points=points))
 
     code, report = engram(system, "verify", "--tenant", "default")

@@ -31,6 +31,7 @@ from engram_vectors.points import (
     relabels_of,
     spans_of,
     tombstone,
+    uuid_of,
 )
 from engram_vectors.ports import Probe, VectorIndex
 from engram_vectors.settings import QdrantSettings
@@ -457,7 +458,7 @@ def test_a_point_is_named_by_its_tenant_memory_and_chunk() -> None:
     assert head == head_of("acme", "m")
     assert len({head, head_of("acm", "em"), head_of("acme", "m2"), head_of("acme2", "m")}) == 4
     assert first_of(chunk_of(head, 300)) == head
-    assert re.fullmatch(r"[0-9a-f]{32}", chunk_of(head, 300))
+    assert re.fullmatch(r"[0-9a-f]{28}012c", uuid_of(chunk_of(head, 300)))
 
 
 def test_points_carry_the_tenant() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from engram_vectors.filters import TENANT, Wanted
 from engram_vectors.looks import Look
-from engram_vectors.points import RECORD, TAIL, Changes
+from engram_vectors.points import RECORD, TAIL, Changes, PointId
 from engram_vectors.ports import Candidates, Probe
 
 
@@ -19,10 +19,10 @@ class ToyIndex:
 
     model: str | None = "toy@8"
     generation: str | None = "g"
-    payloads: dict[str, dict[str, Any]] = field(default_factory=dict)
-    vectors: dict[str, Any] = field(default_factory=dict)
-    flushed: tuple[dict[str, dict[str, Any]], dict[str, Any]] = field(default_factory=lambda: ({}, {}))
-    history: list[tuple[dict[str, dict[str, Any]], dict[str, Any]]] = field(default_factory=list)
+    payloads: dict[PointId, dict[str, Any]] = field(default_factory=dict)
+    vectors: dict[PointId, Any] = field(default_factory=dict)
+    flushed: tuple[dict[PointId, dict[str, Any]], dict[PointId, Any]] = field(default_factory=lambda: ({}, {}))
+    history: list[tuple[dict[PointId, dict[str, Any]], dict[PointId, Any]]] = field(default_factory=list)
     writes: int = 0
 
     async def prepare(self, model: str, dimension: int) -> None:
@@ -48,16 +48,16 @@ class ToyIndex:
     async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
         return Candidates()
 
-    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[str, Look]:
+    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[PointId, Look]:
         return {}
 
     async def tally(self, wanted: Wanted) -> int:
         return 0
 
-    async def narrow(self, wanted: Wanted, heads: Sequence[str]) -> set[str]:
+    async def narrow(self, wanted: Wanted, heads: Sequence[PointId]) -> set[PointId]:
         return {head for head in heads if self.payloads.get(head, {}).get(TENANT) == wanted.tenant}
 
-    async def fetch(self, tenant: str, heads: Sequence[str]) -> dict[str, str]:
+    async def fetch(self, tenant: str, heads: Sequence[PointId]) -> dict[PointId, str]:
         found = {head: self.payloads[head] for head in heads if head in self.payloads}
         return {head: payload[RECORD] for head, payload in found.items() if payload[TENANT] == tenant}
 
@@ -72,8 +72,8 @@ class ToyIndex:
     def crash(self, chance: random.Random) -> None:
         """Each point falls back to what was flushed or any state since; its vectors may be newer than its payload."""
         states = [self.flushed, *self.history]
-        payloads: dict[str, dict[str, Any]] = {}
-        vectors: dict[str, Any] = {}
+        payloads: dict[PointId, dict[str, Any]] = {}
+        vectors: dict[PointId, Any] = {}
         for point in sorted({point for state in states for point in state[0]}):
             at = chance.randrange(len(states))
             if point in states[at][0]:
@@ -81,5 +81,5 @@ class ToyIndex:
                 payloads[point], vectors[point] = dict(states[at][0][point]), chance.choice(later)
         self.payloads, self.vectors, self.history = payloads, vectors, []
 
-    def _copy(self) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    def _copy(self) -> tuple[dict[PointId, dict[str, Any]], dict[PointId, Any]]:
         return {point: dict(payload) for point, payload in self.payloads.items()}, dict(self.vectors)

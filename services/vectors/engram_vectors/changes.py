@@ -21,6 +21,7 @@ from engram_vectors.places import Places, Session
 from engram_vectors.points import (
     Changes,
     Entry,
+    PointId,
     head_of,
     points_of,
     relabels_of,
@@ -46,13 +47,13 @@ class Fold:
     `places` hands out places in sessions; it has learned those of the batch (`session_of`).
     """
 
-    def __init__(self, entries: Mapping[str, Entry], *, model: str | None, places: Places, now: datetime) -> None:
+    def __init__(self, entries: Mapping[PointId, Entry], *, model: str | None, places: Places, now: datetime) -> None:
         self._entries = entries
         self._model = model
         self._dimension = dimension_of(model) if model else 0
         self._places = places
         self._now = now
-        self._drafts: dict[str, Draft] = {}
+        self._drafts: dict[PointId, Draft] = {}
 
     def take(self, delivery: Delivery[Fact]) -> Outcome:
         """Fold one fact in; its outcome. One that is refused changes nothing."""
@@ -127,7 +128,7 @@ class Fold:
         self._drafts[head] = Draft(delivery.tenant, known.model_copy(update={"memory": None, "spans": ()}))
         return None
 
-    def _known(self, head: str) -> Entry | None:
+    def _known(self, head: PointId) -> Entry | None:
         draft = self._drafts.get(head)
         return draft.entry if draft else self._entries.get(head)
 
@@ -153,7 +154,7 @@ class Fold:
             return known.place
         return self._places.next((tenant, memory.session_id))
 
-    def _write(self, tenant: str, head: str, entry: Entry, embedding: Embedding | None) -> None:
+    def _write(self, tenant: str, head: PointId, entry: Entry, embedding: Embedding | None) -> None:
         """Have the record written, with these vectors or those that an earlier fact of the batch brought."""
         draft = self._drafts.get(head)
         chunks = embedding.chunks if embedding else draft.chunks if draft else None
@@ -211,7 +212,7 @@ def _is_sound(chunk: Chunk, dimension: int) -> bool:
     return len(chunk.dense) == 2 * dimension and len(indices) == len(chunk.sparse.values) and bounded and ascending
 
 
-def _add(changes: Changes, head: str, draft: Draft) -> None:
+def _add(changes: Changes, head: PointId, draft: Draft) -> None:
     entry = draft.entry
     if entry.memory is None:
         changes.drop.extend(surplus(head, after=1, reach=entry.reach))

@@ -26,7 +26,7 @@ from engram_runtime.service import Delivery, Outcome
 from engram_vectors.changes import Fold, dimension_of, memory_of, session_of
 from engram_vectors.filters import session_among
 from engram_vectors.places import Places
-from engram_vectors.points import Changes, Entry, head_of
+from engram_vectors.points import Changes, Entry, PointId, head_of
 from engram_vectors.ports import VectorIndex
 from engram_vectors.positions import Positions
 from engram_vectors.recalling import Recaller
@@ -122,7 +122,7 @@ class Handlers:
         return outcomes, points
 
     async def _write_slice(self, batch: Batch) -> tuple[list[Outcome], int]:
-        entries: dict[str, Entry] = {}
+        entries: dict[PointId, Entry] = {}
         for tenant, heads in _heads(batch).items():
             records = await self._index.fetch(tenant, list(heads))
             entries.update((head, Entry.model_validate_json(record)) for head, record in records.items())
@@ -153,8 +153,8 @@ class Handlers:
             await self._bus.emit(tenant, _progress(facts, self._now()))
 
 
-def _heads(batch: Batch) -> dict[str, set[str]]:
-    heads: defaultdict[str, set[str]] = defaultdict(set)
+def _heads(batch: Batch) -> dict[str, set[PointId]]:
+    heads: defaultdict[str, set[PointId]] = defaultdict(set)
     for delivery in batch:
         heads[delivery.tenant].add(head_of(delivery.tenant, memory_of(delivery.message)))
     return heads

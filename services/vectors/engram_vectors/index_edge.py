@@ -14,7 +14,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID, uuid4
@@ -24,9 +24,22 @@ import qdrant_edge as edge
 from engram_contracts.errors import Conflict, Unavailable
 from engram_contracts.facts import SparseVector
 from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Condition, Group, Wanted, Within
-from engram_vectors.looks import Glances, Look, read_look
-from engram_vectors.points import LOOK, PLACE, RECORD, TAIL, Changes, Point, Relabel, first_of
-from engram_vectors.ports import Candidates, Probe, Scored
+from engram_vectors.glances import Glances
+from engram_vectors.looks import Look, read_look
+from engram_vectors.points import (
+    LOOK,
+    PLACE,
+    RECORD,
+    TAIL,
+    Changes,
+    Payload,
+    Point,
+    PointId,
+    Relabel,
+    first_of,
+    uuid_of,
+)
+from engram_vectors.ports import Candidates, Probe, Scanned, Scored
 from engram_vectors.positions_file import replace
 
 T = TypeVar("T")
@@ -116,7 +129,7 @@ class EdgeIndex:
                 self._call(edge.EdgeShard.update, operation)
                 await asyncio.sleep(0)
         finally:
-            self._glances.drop(first_of(point) for point in changes.points())
+            self._glances.change(map(first_of, changes.points()), _arrivals(changes))
 
     async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
         """See `VectorIndex.search`; IDF is of the tenant's own memories."""
@@ -134,23 +147,36 @@ class EdgeIndex:
         heads = {first_of(point) for points in scored.values() for point, _ in points}
         return Candidates(**scored, looks=self._looks(heads))
 
-    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[str, Look]:
+    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[PointId, Look]:
         """See `VectorIndex.standing`."""
         if self._shard is None or not places:
             return {}
+        found, unknown = self._glances.standing(wanted.tenant, places)
+        if unknown:
+            found |= self._settle(wanted.tenant, unknown)
+        narrowing = self._without_idle(wanted)
+        if not found or not (narrowing.must or narrowing.must_not):
+            return found
+        passed = await self.narrow(narrowing, list(found))
+        return {head: look for head, look in found.items() if head in passed}
+
+    def _settle(self, tenant: str, places: Sequence[int]) -> dict[PointId, Look]:
+        """Find out who stands at these places, once."""
         here = edge.FieldCondition(PLACE, match=edge.MatchAny(list(places)))
-        among = edge.Filter(must=[here, _filter(wanted)])
+        among = edge.Filter(must=[here, _match(TENANT, tenant)])
         request = edge.ScrollRequest(limit=4 * len(places), filter=among, with_payload=False)
         records, _ = self._call(edge.EdgeShard.scroll, request)
-        return self._looks({first_of(_digits(found)) for found in records})
+        looks = self._looks({first_of(_id(found)) for found in records})
+        self._glances.settle(tenant, places, looks)
+        return looks
 
-    def _looks(self, heads: Set[str]) -> dict[str, Look]:
+    def _looks(self, heads: Set[PointId]) -> dict[PointId, Look]:
         """The memories at a glance; reading a payload costs ten times as much as remembering what was in it."""
         known = self._glances.of(heads)
         if len(known) == len(heads):
             return known
-        records = self._call(edge.EdgeShard.retrieve, list(heads - known.keys()), [LOOK], False)
-        texts = {_digits(found): (found.payload or {}).get(LOOK) for found in records}
+        records = self._call(edge.EdgeShard.retrieve, list(map(uuid_of, heads - known.keys())), [LOOK], False)
+        texts = {_id(found): (found.payload or {}).get(LOOK) for found in records}
         fresh = {head: read_look(text) for head, text in texts.items() if text is not None}
         self._glances.keep(fresh)
         return known | fresh
@@ -159,31 +185,32 @@ class EdgeIndex:
         """See `VectorIndex.tally`."""
         return self._count(_filter(wanted), exact=True)
 
-    async def narrow(self, wanted: Wanted, heads: Sequence[str]) -> set[str]:
+    async def narrow(self, wanted: Wanted, heads: Sequence[PointId]) -> set[PointId]:
         """See `VectorIndex.narrow`."""
         if self._shard is None or not heads:
             return set()
-        among = edge.Filter(must=[edge.HasIdCondition(set(heads)), _filter(wanted)])
+        among = edge.Filter(must=[edge.HasIdCondition(set(map(uuid_of, heads))), _filter(wanted)])
         request = edge.ScrollRequest(limit=len(heads), filter=among, with_payload=False)
         records, _ = self._call(edge.EdgeShard.scroll, request)
-        return {_digits(found) for found in records}
+        return {_id(found) for found in records}
 
-    async def fetch(self, tenant: str, heads: Sequence[str]) -> dict[str, str]:
+    async def fetch(self, tenant: str, heads: Sequence[PointId]) -> dict[PointId, str]:
         """See `VectorIndex.fetch`."""
         if self._shard is None or not heads:
             return {}
-        records = self._call(edge.EdgeShard.retrieve, list(heads), [TENANT, RECORD], False)
-        payloads = {_digits(found): found.payload or {} for found in records}
+        records = self._call(edge.EdgeShard.retrieve, list(map(uuid_of, heads)), [TENANT, RECORD], False)
+        payloads = {_id(found): found.payload or {} for found in records}
         return {head: each[RECORD] for head, each in payloads.items() if each.get(TENANT) == tenant}
 
-    async def scan(self, tenant: str | None, start: str | None, limit: int) -> list[tuple[str, str | None, str | None]]:
+    async def scan(self, tenant: str | None, start: PointId | None, limit: int) -> list[Scanned]:
         """See `ScannedIndex.scan`."""
         if self._shard is None:
             return []
         among = edge.Filter(must=[_match(TENANT, tenant)]) if tenant else None
-        request = edge.ScrollRequest(offset=start, limit=limit, filter=among, with_payload=[TENANT, RECORD])
+        offset = None if start is None else uuid_of(start)
+        request = edge.ScrollRequest(offset=offset, limit=limit, filter=among, with_payload=[TENANT, RECORD])
         found, _ = self._call(edge.EdgeShard.scroll, request)
-        payloads = ((_digits(each), each.payload or {}) for each in found)
+        payloads = ((_id(each), each.payload or {}) for each in found)
         return [(point, payload.get(TENANT), payload.get(RECORD)) for point, payload in payloads]
 
     async def count(self, tenant: str) -> int:
@@ -280,7 +307,7 @@ def _payload_indexes() -> dict[str, Any]:
 
 def _operations(changes: Changes) -> Iterator[edge.UpdateOperation]:
     for ids in _slices(changes.drop):
-        yield edge.UpdateOperation.delete_points(list(ids))
+        yield edge.UpdateOperation.delete_points(list(map(uuid_of, ids)))
     for points in _slices(changes.put):
         yield edge.UpdateOperation.upsert_points([_point(point) for point in points])
     for relabel in changes.relabel:
@@ -299,12 +326,12 @@ def _point(point: Point) -> edge.Point:
         vectors[DENSE] = point.dense
     if point.sparse is not None and point.sparse.indices:
         vectors[SPARSE] = _sparse(point.sparse)
-    return edge.Point(point.id, vectors, point.payload)
+    return edge.Point(uuid_of(point.id), vectors, point.payload)
 
 
 def _relabel(relabel: Relabel) -> edge.UpdateOperation:
     """By filter, which passes over points that are not there."""
-    among = edge.Filter(must=[edge.HasIdCondition(set(relabel.ids))])
+    among = edge.Filter(must=[edge.HasIdCondition(set(map(uuid_of, relabel.ids)))])
     return edge.UpdateOperation.set_payload_by_filter(among, relabel.payload)
 
 
@@ -318,12 +345,19 @@ def _query(vector: Any, leg: str, among: edge.Filter, limit: int, params: edge.S
 
 
 def _scored(points: Sequence[edge.ScoredPoint]) -> list[Scored]:
-    return [(_digits(point), point.score) for point in points]
+    return [(_id(point), point.score) for point in points]
 
 
-def _digits(point: edge.ScoredPoint | edge.Record) -> str:
-    """A point's id as we write it; the engine answers with `UUID` objects, whose text form costs five times as much."""
-    return cast(UUID, point.id).hex
+def _id(point: edge.ScoredPoint | edge.Record) -> PointId:
+    return cast(UUID, point.id).int
+
+
+def _arrivals(changes: Changes) -> Iterator[tuple[str, int]]:
+    """Tenant and place of every memory that is written."""
+    payloads: Iterator[Payload] = chain(
+        (each.payload for each in changes.put), (each.payload for each in changes.relabel)
+    )
+    return ((payload[TENANT], place) for payload in payloads if (place := payload.get(PLACE)))
 
 
 def _filter(wanted: Wanted) -> edge.Filter:

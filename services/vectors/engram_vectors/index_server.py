@@ -23,8 +23,20 @@ from engram_contracts.errors import Unavailable
 from engram_contracts.facts import SparseVector
 from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Condition, Group, Wanted, Within
 from engram_vectors.looks import Look, read_look
-from engram_vectors.points import LOOK, PLACE, RECORD, TAIL, Changes, Point, Relabel, first_of
-from engram_vectors.ports import Candidates, Probe, Scored
+from engram_vectors.points import (
+    LOOK,
+    PLACE,
+    RECORD,
+    TAIL,
+    Changes,
+    Point,
+    PointId,
+    Relabel,
+    first_of,
+    point_of,
+    uuid_of,
+)
+from engram_vectors.ports import Candidates, Probe, Scanned, Scored
 from engram_vectors.settings import QdrantSettings
 
 T = TypeVar("T")
@@ -108,7 +120,7 @@ class ServerIndex:
         scored = {name: _scored(answer) for name, answer in zip(legs, answers, strict=True)}
         return Candidates(**scored, looks=_looks(*(answer.points for answer in answers)))
 
-    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[str, Look]:
+    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[PointId, Look]:
         """See `VectorIndex.standing`."""
         if not places or not await self.load():
             return {}
@@ -124,32 +136,35 @@ class ServerIndex:
             return 0
         return (await _sent(self._client.count(COLLECTION, count_filter=_filter(wanted), exact=True))).count
 
-    async def narrow(self, wanted: Wanted, heads: Sequence[str]) -> set[str]:
+    async def narrow(self, wanted: Wanted, heads: Sequence[PointId]) -> set[PointId]:
         """See `VectorIndex.narrow`."""
         if not heads or not await self.load():
             return set()
-        among = qdrant.Filter(must=[qdrant.HasIdCondition(has_id=list(heads)), _filter(wanted)])
+        among = qdrant.Filter(must=[qdrant.HasIdCondition(has_id=list(map(uuid_of, heads))), _filter(wanted)])
         scrolled = self._client.scroll(COLLECTION, scroll_filter=among, limit=len(heads), with_payload=False)
         records, _ = await _sent(scrolled)
-        return {_digits(found) for found in records}
+        return {_id(found) for found in records}
 
-    async def fetch(self, tenant: str, heads: Sequence[str]) -> dict[str, str]:
+    async def fetch(self, tenant: str, heads: Sequence[PointId]) -> dict[PointId, str]:
         """See `VectorIndex.fetch`."""
         if not heads or not await self.load():
             return {}
-        records = await _sent(self._client.retrieve(COLLECTION, list(heads), with_payload=[TENANT, RECORD]))
-        payloads = {_digits(found): found.payload or {} for found in records}
+        records = await _sent(
+            self._client.retrieve(COLLECTION, list(map(uuid_of, heads)), with_payload=[TENANT, RECORD])
+        )
+        payloads = {_id(found): found.payload or {} for found in records}
         return {head: each[RECORD] for head, each in payloads.items() if each.get(TENANT) == tenant}
 
-    async def scan(self, tenant: str | None, start: str | None, limit: int) -> list[tuple[str, str | None, str | None]]:
+    async def scan(self, tenant: str | None, start: PointId | None, limit: int) -> list[Scanned]:
         """See `ScannedIndex.scan`."""
         if not await self.load():
             return []
         among = qdrant.Filter(must=[_match(TENANT, tenant)]) if tenant else None
+        offset = None if start is None else uuid_of(start)
         scrolled = self._client.scroll(
-            COLLECTION, scroll_filter=among, offset=start, limit=limit, with_payload=[TENANT, RECORD]
+            COLLECTION, scroll_filter=among, offset=offset, limit=limit, with_payload=[TENANT, RECORD]
         )
-        payloads = [(_digits(each), each.payload or {}) for each in (await _sent(scrolled))[0]]
+        payloads = [(_id(each), each.payload or {}) for each in (await _sent(scrolled))[0]]
         return [(point, payload.get(TENANT), payload.get(RECORD)) for point, payload in payloads]
 
     async def count(self, tenant: str) -> int:
@@ -211,7 +226,7 @@ def _payload_indexes() -> dict[str, Any]:
 def _operations(changes: Changes) -> list[Any]:
     operations: list[Any] = []
     if changes.drop:
-        operations.append(qdrant.DeleteOperation(delete=qdrant.PointIdsList(points=list(changes.drop))))
+        operations.append(qdrant.DeleteOperation(delete=qdrant.PointIdsList(points=list(map(uuid_of, changes.drop)))))
     if changes.put:
         points = [_point(point) for point in changes.put]
         operations.append(qdrant.UpsertOperation(upsert=qdrant.PointsList(points=points)))
@@ -225,12 +240,12 @@ def _point(point: Point) -> qdrant.PointStruct:
         vectors[DENSE] = list(point.dense)
     if point.sparse is not None and point.sparse.indices:
         vectors[SPARSE] = _sparse(point.sparse)
-    return qdrant.PointStruct(id=point.id, vector=vectors, payload=point.payload)
+    return qdrant.PointStruct(id=uuid_of(point.id), vector=vectors, payload=point.payload)
 
 
 def _relabel(relabel: Relabel) -> qdrant.SetPayloadOperation:
     """By filter, which passes over points that are not there."""
-    among = qdrant.Filter(must=[qdrant.HasIdCondition(has_id=list(relabel.ids))])
+    among = qdrant.Filter(must=[qdrant.HasIdCondition(has_id=list(map(uuid_of, relabel.ids)))])
     return qdrant.SetPayloadOperation(set_payload=qdrant.SetPayload(payload=relabel.payload, filter=among))
 
 
@@ -260,17 +275,16 @@ def _sparse(vector: SparseVector) -> qdrant.SparseVector:
 
 
 def _scored(answer: qdrant.QueryResponse) -> list[Scored]:
-    return [(_digits(point), point.score) for point in answer.points]
+    return [(_id(point), point.score) for point in answer.points]
 
 
-def _looks(*found: Sequence[qdrant.ScoredPoint | qdrant.Record]) -> dict[str, Look]:
-    texts = {first_of(_digits(point)): (point.payload or {}).get(LOOK) for points in found for point in points}
+def _looks(*found: Sequence[qdrant.ScoredPoint | qdrant.Record]) -> dict[PointId, Look]:
+    texts = {first_of(_id(point)): (point.payload or {}).get(LOOK) for points in found for point in points}
     return {head: read_look(text) for head, text in texts.items() if text is not None}
 
 
-def _digits(point: qdrant.ScoredPoint | qdrant.Record) -> str:
-    """A point's id as we write it, without dashes."""
-    return str(point.id).replace("-", "")
+def _id(point: qdrant.ScoredPoint | qdrant.Record) -> PointId:
+    return point_of(str(point.id))
 
 
 def _filter(wanted: Wanted) -> qdrant.Filter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 from engram_contracts.memory import Memory
@@ -51,28 +50,3 @@ def read_look(text: str) -> Look:
     place, at, asked, importance, confidence, words, speaker = text.split("\t", 6)
     asks, inquires = asked in "13", asked in "23"
     return Look(int(place), int(at), asks, inquires, float(importance), float(confidence), int(words), speaker)
-
-
-class Glances:
-    """Looks that were read lately, by first point; beyond `most`, the oldest are let go."""
-
-    def __init__(self, most: int = 50_000) -> None:
-        self._most = most
-        self._looks: dict[str, Look] = {}
-
-    def keep(self, looks: Mapping[str, Look]) -> None:
-        """Take these in."""
-        excess = len(self._looks) + len(looks) - self._most
-        if excess > 0:
-            self.drop(list(self._looks)[: excess + self._most // 10])
-        self._looks.update(looks)
-
-    def of(self, heads: Set[str]) -> dict[str, Look]:
-        """Those that are here."""
-        looks = self._looks
-        return {head: looks[head] for head in heads if head in looks}
-
-    def drop(self, heads: Iterable[str]) -> None:
-        """Forget these, which have changed."""
-        for head in heads:
-            self._looks.pop(head, None)

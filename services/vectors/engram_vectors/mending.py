@@ -28,8 +28,21 @@ from engram_runtime.refetching import facts_of
 from engram_runtime.service import Delivery, Outcome
 from engram_vectors.changes import Fold, dimension_of, session_of
 from engram_vectors.handlers import Batch, Handlers
-from engram_vectors.points import Changes, Entry, Point, chunk_number, chunk_of, first_of, head_of, points_of, spans_of
-from engram_vectors.ports import VectorIndex
+from engram_vectors.points import (
+    Changes,
+    Entry,
+    Point,
+    PointId,
+    chunk_number,
+    chunk_of,
+    first_of,
+    head_of,
+    point_of,
+    points_of,
+    spans_of,
+    uuid_of,
+)
+from engram_vectors.ports import Scanned, VectorIndex
 from engram_vectors.positions import Positions
 from engram_vectors.recalling import Recaller
 from engram_vectors.turns import Turns
@@ -38,14 +51,11 @@ FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten)}
 MOST_CHUNKS = 64
 """More points than one memory can have."""
 
-Scanned = tuple[str, str | None, str | None]
-"""A point's id, the tenant and the record on it."""
-
 
 class ScannedIndex(VectorIndex, Protocol):
     """An index that can also be read from one end to the other."""
 
-    async def scan(self, tenant: str | None, start: str | None, limit: int) -> list[Scanned]:
+    async def scan(self, tenant: str | None, start: PointId | None, limit: int) -> list[Scanned]:
         """Points in the order of their ids, from `start` on, inclusive; of one tenant, or of all."""
 
 
@@ -72,7 +82,8 @@ class Mender(Handlers):
 
     async def kept(self, question: ListIndexed) -> KeptPage:
         """A page of what the index keeps. A memory whose points may go on beyond the page is left to the next one."""
-        scanned = await self._scanned.scan(question.tenant, question.after, question.limit)
+        start = None if question.after is None else point_of(question.after)
+        scanned = await self._scanned.scan(question.tenant, start, question.limit)
         after = None
         if len(scanned) == question.limit:
             after = first_of(scanned[-1][0])
@@ -81,7 +92,7 @@ class Mender(Handlers):
 
     async def drop_stray(self, question: DropStray) -> Mended:
         """Take points out."""
-        await self._index.write(Changes(drop=list(question.points)))
+        await self._index.write(Changes(drop=list(map(point_of, question.points))))
         await self._index.flush()
         return Mended(applied=0)
 
@@ -131,14 +142,14 @@ class Mender(Handlers):
         return points_of(tenant, head_of(tenant, mend.memory_id), entry, chunks)
 
 
-def _possible_points(tenant: str, memory_id: str) -> list[str]:
+def _possible_points(tenant: str, memory_id: str) -> list[PointId]:
     head = head_of(tenant, memory_id)
     return [chunk_of(head, number) for number in range(MOST_CHUNKS)]
 
 
-def _page(scanned: Sequence[Scanned], after: str | None) -> KeptPage:
+def _page(scanned: Sequence[Scanned], after: PointId | None) -> KeptPage:
     """The memories of a stretch of points, which come head first."""
-    by_head: dict[str, list[Scanned]] = {}
+    by_head: dict[PointId, list[Scanned]] = {}
     for point in scanned:
         by_head.setdefault(first_of(point[0]), []).append(point)
     kept: list[Kept] = []
@@ -146,13 +157,13 @@ def _page(scanned: Sequence[Scanned], after: str | None) -> KeptPage:
     for head, points in by_head.items():
         found = _kept(head, points)
         if found is None:
-            stray += [point for point, _, _ in points]
+            stray += [uuid_of(point) for point, _, _ in points]
         elif found.version:
             kept.append(found)
-    return KeptPage(kept=tuple(kept), stray=tuple(stray), after=after)
+    return KeptPage(kept=tuple(kept), stray=tuple(stray), after=None if after is None else uuid_of(after))
 
 
-def _kept(head: str, points: Sequence[Scanned]) -> Kept | None:
+def _kept(head: PointId, points: Sequence[Scanned]) -> Kept | None:
     """The memory that these points are, or `None` where they are none that could be recalled."""
     point, tenant, record = points[0]
     if point != head or tenant is None or record is None:
@@ -162,7 +173,7 @@ def _kept(head: str, points: Sequence[Scanned]) -> Kept | None:
     except ValidationError:
         return None
     if entry.memory is None:
-        return Kept(tenant=tenant, id=head, version=0)
+        return Kept(tenant=tenant, id=uuid_of(head), version=0)
     wanted = max(len(entry.spans), 1)
     return Kept(
         tenant=tenant,

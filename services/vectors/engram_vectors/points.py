@@ -1,6 +1,6 @@
 """How a memory lies in the index: one point per chunk, and a record on the first.
 
-A point's id is the 32 digits of a UUID: 112 bits derived from tenant and memory id, then the chunk's number. So a
+A point's id is a UUID as a number: 112 bits derived from tenant and memory id, then the chunk's number. So a
 repeat overwrites itself, hits fold to their memories without reading anything, a memory's points are found without
 a search, and no tenant's memory id can meet another's.
 """
@@ -24,6 +24,11 @@ TAIL = "tail"
 """Names the tenant on every point that is not a memory's first: memories are the tenant's points less these."""
 
 Payload = dict[str, Any]
+PointId = int
+
+CHUNK_BITS = 16
+FIRST = ~((1 << CHUNK_BITS) - 1)
+"""Masks the chunk's number away."""
 
 
 class Entry(Message):
@@ -48,7 +53,7 @@ class Entry(Message):
 class Point:
     """A point to be written; one without `dense` can be fetched but not found."""
 
-    id: str
+    id: PointId
     payload: Payload
     dense: tuple[float, ...] | None = None
     sparse: SparseVector | None = None
@@ -58,7 +63,7 @@ class Point:
 class Relabel:
     """Fields to set on points that exist; a value of `None` clears the field, others keep theirs."""
 
-    ids: Sequence[str]
+    ids: Sequence[PointId]
     payload: Payload
 
 
@@ -66,7 +71,7 @@ class Relabel:
 class Changes:
     """What is to change in the index, in this order: drop, put, relabel. Repeating it changes nothing more."""
 
-    drop: list[str] = field(default_factory=list)
+    drop: list[PointId] = field(default_factory=list)
     put: list[Point] = field(default_factory=list)
     relabel: list[Relabel] = field(default_factory=list)
 
@@ -75,35 +80,45 @@ class Changes:
         """Points that are touched."""
         return len(self.drop) + len(self.put) + sum(len(each.ids) for each in self.relabel)
 
-    def points(self) -> Iterator[str]:
+    def points(self) -> Iterator[PointId]:
         """The ids of the points that are touched."""
         yield from self.drop
         yield from (point.id for point in self.put)
         yield from (point for each in self.relabel for point in each.ids)
 
 
-def head_of(tenant: str, memory_id: str) -> str:
+def head_of(tenant: str, memory_id: str) -> PointId:
     """The id of a memory's first point."""
     name = f"{len(tenant)}:{tenant}{memory_id}".encode()
-    return blake2b(name, digest_size=14).hexdigest() + "0000"
+    return int.from_bytes(blake2b(name, digest_size=14).digest(), "big") << CHUNK_BITS
 
 
-def first_of(point: str) -> str:
+def first_of(point: PointId) -> PointId:
     """The id of the first point of the memory that `point` belongs to."""
-    return point[:-4] + "0000"
+    return point & FIRST
 
 
-def chunk_of(point: str, number: int) -> str:
+def chunk_of(point: PointId, number: int) -> PointId:
     """The id of chunk `number` of the memory that `point` belongs to."""
-    return f"{point[:-4]}{number:04x}"
+    return (point & FIRST) + number
 
 
-def chunk_number(point: str) -> int:
+def chunk_number(point: PointId) -> int:
     """Which chunk of its memory a point is."""
-    return int(point[-4:], 16)
+    return point & ~FIRST
 
 
-def points_of(tenant: str, head: str, entry: Entry, chunks: Sequence[Chunk]) -> list[Point]:
+def uuid_of(point: PointId) -> str:
+    """A point's id as the engines, and everybody outside, know it."""
+    return f"{point:032x}"
+
+
+def point_of(uuid: str) -> PointId:
+    """The point that `uuid_of` made this of, with dashes or without."""
+    return int(uuid.replace("-", ""), 16)
+
+
+def points_of(tenant: str, head: PointId, entry: Entry, chunks: Sequence[Chunk]) -> list[Point]:
     """All points of a memory."""
     assert entry.memory is not None
     labels = {name: value for name, value in _labels(tenant, entry.memory, entry.place).items() if value is not None}
@@ -115,7 +130,7 @@ def points_of(tenant: str, head: str, entry: Entry, chunks: Sequence[Chunk]) -> 
     return [first, *(point for n, point in enumerate(rest) if n)]
 
 
-def relabels_of(tenant: str, head: str, entry: Entry) -> list[Relabel]:
+def relabels_of(tenant: str, head: PointId, entry: Entry) -> list[Relabel]:
     """What brings the points of a memory up to date whose vectors have not changed."""
     assert entry.memory is not None
     labels = _labels(tenant, entry.memory, entry.place)
@@ -125,12 +140,12 @@ def relabels_of(tenant: str, head: str, entry: Entry) -> list[Relabel]:
     return [first, Relabel([chunk_of(head, n) for n in range(1, len(entry.spans))], labels)]
 
 
-def tombstone(tenant: str, head: str, entry: Entry) -> Point:
+def tombstone(tenant: str, head: PointId, entry: Entry) -> Point:
     """What stays of a forgotten memory, so that a late repeat does not bring it back."""
     return Point(head, {TENANT: tenant, TAIL: tenant, RECORD: entry.encode().decode()})
 
 
-def surplus(head: str, *, after: int, reach: int) -> list[str]:
+def surplus(head: PointId, *, after: int, reach: int) -> list[PointId]:
     """Ids of the chunks a memory no longer has."""
     return [chunk_of(head, n) for n in range(after, reach)]
 

@@ -9,10 +9,12 @@ from typing import Protocol
 from engram_contracts.facts import SparseVector
 from engram_vectors.filters import Wanted
 from engram_vectors.looks import Look
-from engram_vectors.points import Changes
+from engram_vectors.points import Changes, PointId
 
-Scored = tuple[str, float]
+Scored = tuple[PointId, float]
 """A point's id and its score, higher is better."""
+Scanned = tuple[PointId, str | None, str | None]
+"""A point's id, the tenant and the record on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,7 @@ class Candidates:
 
     dense: Sequence[Scored] = field(default=())
     sparse: Sequence[Scored] = field(default=())
-    looks: Mapping[str, Look] = field(default_factory=dict)
+    looks: Mapping[PointId, Look] = field(default_factory=dict)
     """The found memories at a glance, by first point."""
 
 
@@ -58,16 +60,16 @@ class VectorIndex(Protocol):
     async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
         """The best points of each leg, both legs in one round trip."""
 
-    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[str, Look]:
+    async def standing(self, wanted: Wanted, places: Sequence[int]) -> dict[PointId, Look]:
         """The wanted memories that stand at these places of their sessions, by first point."""
 
     async def tally(self, wanted: Wanted) -> int:
         """How many points are wanted."""
 
-    async def narrow(self, wanted: Wanted, heads: Sequence[str]) -> set[str]:
+    async def narrow(self, wanted: Wanted, heads: Sequence[PointId]) -> set[PointId]:
         """Those of the first points that are wanted."""
 
-    async def fetch(self, tenant: str, heads: Sequence[str]) -> dict[str, str]:
+    async def fetch(self, tenant: str, heads: Sequence[PointId]) -> dict[PointId, str]:
         """Records by first point, of those that are there and the tenant's; forgotten memories included."""
 
     async def count(self, tenant: str) -> int:

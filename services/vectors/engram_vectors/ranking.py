@@ -5,18 +5,22 @@ dense and graph the weakest candidate and 0. Turns of a conversation lend a shar
 answer takes more from the question before it. What is highest in a leg is worth 1; legs are weighed by their
 shares, boosts come on top, and the whole is divided by the most there could be, so that a score lies in 0..1. A leg
 that found nothing gives its share to the others.
+
+Every candidate passes here on every recall, so all of them are weighed at once, in arrays with a row for each.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram_vectors.looks import Look
-from engram_vectors.points import chunk_number, first_of
+from engram_vectors.points import FIRST, PointId, chunk_number
 from engram_vectors.ports import Candidates, Scored
 
 DENSE, SPARSE, GRAPH, NEIGHBOURS, WALK = "dense", "sparse", "graph", "neighbours", "walk"
@@ -68,14 +72,22 @@ class Hints:
     times: tuple[tuple[int, int], ...] = ()
     words: int = 0
     now: int = 0
-    walked: Mapping[str, float] = field(default_factory=dict)
+    walked: Mapping[PointId, float] = field(default_factory=dict)
+
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Rows = NDArray[np.intp]
+Folded = Mapping[PointId, tuple[float, PointId]]
+"""The best score of each memory that a leg found, and the point that has it."""
+MISSED = (-inf, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
     """A memory, by its first point, with where its score (the sum of `parts`) comes from; `chunk` matched best."""
 
-    head: str
+    head: PointId
     score: float
     parts: dict[str, float]
     raw: dict[str, float]
@@ -84,29 +96,9 @@ class Ranked:
     chunk: int
 
 
-@dataclass(slots=True)
-class _Leg:
-    """One leg's view of the memories: raw scores and the best points, and what they are worth from 0 to 1.
-
-    `own` is the worth of a memory's own score, `lent` what its neighbours add.
-    """
-
-    raw: dict[str, float]
-    best: dict[str, str]
-    own: dict[str, float] = field(default_factory=dict)
-    lent: dict[str, float] = field(default_factory=dict)
-    ascending: list[float] = field(default_factory=list)
-
-    def rank(self, head: str) -> int:
-        """How a memory did in this leg: one more than the number of better ones."""
-        if not self.ascending:
-            self.ascending = sorted(self.raw.values())
-        return 1 + len(self.ascending) - bisect_right(self.ascending, self.raw[head])
-
-
 def rank(
     found: Candidates,
-    activations: Mapping[str, float],
+    activations: Mapping[PointId, float],
     weights: Weights,
     limit: int,
     hints: Hints = Hints(),  # frozen
@@ -115,164 +107,222 @@ def rank(
     return Ranking(found, activations, weights, hints).best(limit)
 
 
-class Ranking:
-    """All candidates of one recall, weighed. Every one of them passes here on every recall: plain loops, no objects."""
+class _Columns(NamedTuple):
+    """The looks of all candidates; a row that was not `seen` has none."""
 
-    def __init__(self, found: Candidates, activations: Mapping[str, float], weights: Weights, hints: Hints) -> None:
-        self._looks = found.looks
+    place: NDArray[np.int64]
+    at: NDArray[np.int64]
+    asks: Flags
+    inquires: Flags
+    importance: Floats
+    confidence: Floats
+    words: NDArray[np.int64]
+    speaker: NDArray[np.intp]
+    seen: Flags
+    speakers: list[str]
+    """Their names, by their number in `speaker`."""
+
+
+@dataclass(slots=True)
+class _Leg:
+    """One leg's view of the candidates: raw scores of those it `found`, and what they are worth from 0 to 1.
+
+    `own` is the worth of a memory's own score, `lent` what its neighbours add.
+    """
+
+    best: Folded
+    raw: Floats
+    found: Flags
+    own: Floats
+    lent: Floats
+
+    def rank(self, row: int) -> int:
+        """How a memory did in this leg: one more than the number of better ones."""
+        return 1 + int(np.count_nonzero(self.raw > self.raw[row]))
+
+
+class Ranking:
+    """All candidates of one recall, weighed; a row each, in the order of their ids."""
+
+    def __init__(self, found: Candidates, activations: Mapping[PointId, float], weights: Weights, hints: Hints) -> None:
+        dense, sparse = _folded(found.dense), _folded(found.sparse)
+        graph = {head: (score, head) for head, score in activations.items()}
+        self._heads = sorted({*dense, *sparse, *graph, *found.looks, *hints.walked})
+        self._columns = _columns([found.looks.get(head) for head in self._heads])
         self._weights = weights
         self._hints = hints
-        lenders: Lenders = _lenders(found.looks, weights.neighbours) if weights.neighbours else ()
+        lenders = _lenders(self._columns, weights.neighbours) if weights.neighbours else NO_LENDERS
+        legs = ((DENSE, dense, -inf, lenders), (SPARSE, sparse, 0.0, lenders), (GRAPH, graph, 0.0, NO_LENDERS))
         self._legs = {
-            DENSE: _leg(found.dense, -inf, lenders, weights),
-            SPARSE: _leg(found.sparse, 0.0, lenders, weights),
-            GRAPH: _leg(list(activations.items()), 0.0, (), weights),
+            name: _leg(best, self._heads, floor, lending, weights) for name, best, floor, lending in legs if best
         }
-        self._shares = _shares({name for name, leg in self._legs.items() if leg.raw}, weights)
-        self._boosts = {name: weight for name, weight in self._offered() if weight}
-        self._most = 1.0 + sum(self._boosts.values())
+        self._shares = _shares(self._legs.keys(), weights)
+        self._boosts = dict(self._offered())
+        self._most = 1.0 + sum(weight for weight, _ in self._boosts.values())
         self._furthest = max(hints.walked.values(), default=0.0)
 
     def best(self, limit: int) -> list[Ranked]:
         """The first `limit`."""
-        scores = self._scores()
-        best = sorted(scores, key=lambda head: (-scores[head], head))[:limit]
-        return [self._ranked(head) for head in best]
+        scores, present = self._scores()
+        order = np.argsort(np.where(present, -scores, inf), kind="stable")[: min(limit, np.count_nonzero(present))]
+        return [self._ranked(int(row)) for row in order]
 
-    def _offered(self) -> Iterator[tuple[str, float]]:
-        """The boosts that can tell these candidates apart, with their weights."""
-        weights = self._weights
-        said = any(look.words == self._hints.words for look in self._looks.values()) if self._hints.words else False
-        yield "verbatim", weights.verbatim if said else 0.0
-        yield "speaker", weights.speaker if self._hints.speakers else 0.0
-        yield "statement", weights.statement if any(look.asks for look in self._looks.values()) else 0.0
-        yield "date", weights.date if self._hints.times else 0.0
-        yield from (("recency", weights.recency), ("importance", weights.importance))
-        yield "confidence", weights.confidence
+    def _offered(self) -> Iterator[tuple[str, tuple[float, Floats]]]:
+        """The boosts that can tell these candidates apart, each with its weight and how far it fits, from 0 to 1."""
+        weights, hints, columns = self._weights, self._hints, self._columns
+        seen = columns.seen
+        if hints.words and (said := seen & (columns.words == hints.words)).any():
+            yield "verbatim", (weights.verbatim, said.astype(float))
+        if weights.speaker and hints.speakers:
+            named = [not hints.speakers.isdisjoint(name.split()) for name in columns.speakers]
+            yield "speaker", (weights.speaker, seen * np.array(named, float)[columns.speaker])
+        if weights.statement and (seen & columns.asks).any():
+            yield "statement", (weights.statement, (seen & ~columns.asks).astype(float))
+        if weights.date and hints.times:
+            meant = [(start <= columns.at) & (columns.at < end) for start, end in hints.times]
+            yield "date", (weights.date, (seen & np.logical_or.reduce(meant)).astype(float))
+        if weights.recency:
+            ages = np.maximum(hints.now - columns.at, 0) / DAY
+            yield "recency", (weights.recency, seen * 0.5 ** np.minimum(ages / weights.half_life_days, 1_000.0))
+        if weights.importance:
+            yield "importance", (weights.importance, seen * columns.importance)
+        if weights.confidence:
+            yield "confidence", (weights.confidence, seen * columns.confidence)
 
-    def _scores(self) -> dict[str, float]:
-        scores = dict.fromkeys(self._hints.walked, 0.0)
+    def _scores(self) -> tuple[Floats, Flags]:
+        """The score of every row, and which rows are in the running: found, lent to or walked to."""
+        scores = np.zeros(len(self._heads))
+        present = np.zeros(len(self._heads), bool)
         for name, share in self._shares.items():
             leg = self._legs[name]
-            for worth in (leg.own, leg.lent):
-                for head, each in worth.items():
-                    scores[head] = scores.get(head, 0.0) + share * each
-        boosts, looks = self._boosts, self._looks
-        for head in scores if boosts else ():
-            if head in looks:
-                for name, fit in self._fits(looks[head]):
-                    scores[head] += boosts[name] * fit
+            scores += share * (leg.own + leg.lent)
+            present |= leg.found | (leg.lent > 0)
+        for weight, fit in self._boosts.values():
+            scores += weight * fit
+        scores /= self._most
         if not self._furthest:
-            return {head: score / self._most for head, score in scores.items()}
-        return {head: self._walked(head) + (1 - WALKED_SHARE) * score / self._most for head, score in scores.items()}
+            return scores, present
+        walked = np.array([self._hints.walked.get(head, -1.0) for head in self._heads])
+        present |= walked >= 0
+        return WALKED_SHARE / self._furthest * np.maximum(walked, 0.0) + (1 - WALKED_SHARE) * scores, present
 
-    def _walked(self, head: str) -> float:
-        return WALKED_SHARE * self._hints.walked.get(head, 0.0) / self._furthest
-
-    def _fits(self, look: Look) -> list[tuple[str, float]]:
-        """How far each boost applies, from 0 to 1; those that do not are left out."""
-        boosts, hints = self._boosts, self._hints
-        fits: list[tuple[str, float]] = []
-        if "verbatim" in boosts and look.words == hints.words:
-            fits.append(("verbatim", 1.0))
-        if "speaker" in boosts and not hints.speakers.isdisjoint(look.speaker.split()):
-            fits.append(("speaker", 1.0))
-        if "statement" in boosts and not look.asks:
-            fits.append(("statement", 1.0))
-        if "date" in boosts and any(start <= look.at < end for start, end in hints.times):
-            fits.append(("date", 1.0))
-        if "recency" in boosts:
-            age = max(hints.now - look.at, 0) / DAY
-            fits.append(("recency", float(0.5 ** min(age / self._weights.half_life_days, 1_000.0))))
-        if "importance" in boosts:
-            fits.append(("importance", look.importance))
-        if "confidence" in boosts:
-            fits.append(("confidence", look.confidence))
-        return fits
-
-    def _parts(self, head: str) -> dict[str, float]:
+    def _parts(self, row: int) -> dict[str, float]:
         scale = (1 - WALKED_SHARE if self._furthest else 1.0) / self._most
         legs = {name: (scale * share, self._legs[name]) for name, share in self._shares.items()}
-        parts = {name: share * leg.own[head] for name, (share, leg) in legs.items() if head in leg.own}
-        lent = sum(share * leg.lent.get(head, 0.0) for share, leg in legs.values())
+        parts = {name: share * float(leg.own[row]) for name, (share, leg) in legs.items() if leg.found[row]}
+        lent = sum(share * float(leg.lent[row]) for share, leg in legs.values())
         if lent:
             parts[NEIGHBOURS] = lent
-        if look := self._looks.get(head):
-            parts |= {name: scale * self._boosts[name] * fit for name, fit in self._fits(look)}
-        if head in self._hints.walked:
-            parts[WALK] = self._walked(head)
+        parts |= {name: scale * weight * float(fit[row]) for name, (weight, fit) in self._boosts.items() if fit[row]}
+        if self._heads[row] in self._hints.walked:
+            parts[WALK] = WALKED_SHARE * self._hints.walked[self._heads[row]] / self._furthest
         return parts
 
-    def _ranked(self, head: str) -> Ranked:
-        legs = {name: leg for name, leg in self._legs.items() if head in leg.raw}
-        parts = self._parts(head)
+    def _ranked(self, row: int) -> Ranked:
+        legs = {name: leg for name, leg in self._legs.items() if leg.found[row]}
+        parts = self._parts(row)
         texts = [name for name in (DENSE, SPARSE) if name in legs]
         strongest = max(texts, key=lambda name: parts.get(name, 0.0), default=None)
         return Ranked(
-            head=head,
+            head=self._heads[row],
             score=min(sum(parts.values()), 1.0),
             parts=parts,
-            raw={name: leg.raw[head] for name, leg in legs.items()},
-            normalised={name: leg.own[head] for name, leg in legs.items()},
-            ranks={name: leg.rank(head) for name, leg in legs.items()},
-            chunk=chunk_number(legs[strongest].best[head]) if strongest else 0,
+            raw={name: float(leg.raw[row]) for name, leg in legs.items()},
+            normalised={name: float(leg.own[row]) for name, leg in legs.items()},
+            ranks={name: leg.rank(row) for name, leg in legs.items()},
+            chunk=chunk_number(legs[strongest].best[self._heads[row]][1]) if strongest else 0,
         )
 
 
-Lenders = Sequence[tuple[str, str, float]]
+Lenders = tuple[Rows, Rows, Floats]
 """Who takes of whom, and how much."""
+NO_LENDERS: Lenders = (np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))
+UNSEEN = Look()
 
 
-def _lenders(looks: Mapping[str, Look], scale: float) -> Lenders:
+def _columns(looks: Sequence[Look | None]) -> _Columns:
+    numbers: dict[str, int] = {}
+    place, at, asks, inquires, importance, confidence, words, speaker = (
+        zip(*(UNSEEN if look is None else look for look in looks), strict=True) if looks else [()] * len(UNSEEN)
+    )
+    return _Columns(
+        np.array(place, np.int64),
+        np.array(at, np.int64),
+        np.array(asks, bool),
+        np.array(inquires, bool),
+        np.array(importance, float),
+        np.array(confidence, float),
+        np.array(words, np.int64),
+        np.array([numbers.setdefault(name, len(numbers)) for name in speaker], np.intp),
+        np.array([look is not None for look in looks], bool),
+        list(numbers),
+    )
+
+
+def _lenders(columns: _Columns, scale: float) -> Lenders:
     """Turns of one conversation that stand beside each other, by their places in it."""
-    at = {look.place: (head, look) for head, look in looks.items() if look.place and look.speaker}
-    lenders: list[tuple[str, str, float]] = []
-    for place, (head, look) in at.items():
-        for step, share in LENT:
-            other = at.get(place + step)
-            if other is not None:
-                answers = step == -1 and other[1].inquires and other[1].speaker != look.speaker
-                lenders.append((head, other[0], scale * (share + ANSWERED if answers else share)))
-    return lenders
+    spoken = np.array([bool(name) for name in columns.speakers], bool)
+    turns = np.flatnonzero((columns.place > 0) & spoken[columns.speaker]) if spoken.any() else NO_LENDERS[0]
+    if not turns.size:
+        return NO_LENDERS
+    turns = turns[np.argsort(columns.place[turns], kind="stable")]
+    places = columns.place[turns]
+    found = [_beside(columns, turns, places, step, share) for step, share in LENT]
+    takers, givers, shares = (np.concatenate(each) for each in zip(*found, strict=True))
+    return takers, givers, scale * shares
 
 
-def _leg(found: Sequence[Scored], floor: float, lenders: Lenders, weights: Weights) -> _Leg:
-    raw: dict[str, float] = {}
-    best: dict[str, str] = {}
+def _beside(columns: _Columns, turns: Rows, places: NDArray[np.int64], step: int, share: float) -> Lenders:
+    """Who has somebody `step` places on. `turns` are rows in the order of their `places`."""
+    at = np.minimum(np.searchsorted(places, places + step), len(places) - 1)
+    there = places[at] == places + step
+    takers, givers = turns[there], turns[at[there]]
+    if step != -1:
+        return takers, givers, np.full(len(takers), share)
+    answers = columns.inquires[givers] & (columns.speaker[givers] != columns.speaker[takers])
+    return takers, givers, share + ANSWERED * answers
+
+
+def _folded(found: Sequence[Scored]) -> Folded:
+    best: dict[PointId, tuple[float, PointId]] = {}
     for point, score in found:
-        head = first_of(point)
-        if score > raw.get(head, -inf):
-            raw[head], best[head] = score, point
-    leg = _Leg(raw, best)
-    if raw and weights.fusion == "rrf":
-        leg.own = _by_rank(raw)
-    elif raw:
-        lowest = min(raw.values())
+        head = point & FIRST
+        if head not in best or score > best[head][0]:
+            best[head] = (score, point)
+    return best
+
+
+def _leg(best: Folded, heads: Sequence[PointId], floor: float, lenders: Lenders, weights: Weights) -> _Leg:
+    raw = np.array([best.get(head, MISSED)[0] for head in heads])
+    found = raw > -inf
+    leg = _Leg(best, raw, found, np.zeros(len(heads)), np.zeros(len(heads)))
+    if weights.fusion == "rrf":
+        leg.own[found] = _by_rank(raw[found])
+    else:
+        lowest = float(raw[found].min())
         _from_floor(leg, lowest if floor == -inf else min(floor, lowest), lenders)
     return leg
 
 
 def _from_floor(leg: _Leg, floor: float, lenders: Lenders) -> None:
-    own = {head: score - floor for head, score in leg.raw.items()}
-    total, lent = dict(own), dict[str, float]()
-    for taker, giver, share in lenders:
-        if amount := share * own.get(giver, 0.0):
-            lent[taker] = lent.get(taker, 0.0) + amount
-            total[taker] = total.get(taker, 0.0) + amount
-    high = max(total.values())
+    own = np.where(leg.found, leg.raw - floor, 0.0)
+    takers, givers, shares = lenders
+    lent = np.bincount(takers, weights=shares * own[givers], minlength=len(own))
+    high = float((own + lent).max())
     if high <= 0:
-        leg.own = dict.fromkeys(own, 1.0)
-        return
-    leg.own = {head: score / high for head, score in own.items()}
-    leg.lent = {head: amount / high for head, amount in lent.items()}
+        leg.own = leg.found.astype(float)
+    else:
+        leg.own, leg.lent = own / high, lent / high
 
 
-def _by_rank(raw: Mapping[str, float]) -> dict[str, float]:
-    best_first = sorted(raw, key=lambda head: (-raw[head], head))
-    return {head: (RRF_K + 1) / (RRF_K + place) for place, head in enumerate(best_first, 1)}
+def _by_rank(raw: Floats) -> Floats:
+    """Reciprocal ranks, the first of which is worth 1; equal scores by id."""
+    ranks = np.empty(len(raw))
+    ranks[np.argsort(-raw, kind="stable")] = np.arange(1, len(raw) + 1)
+    return (RRF_K + 1) / (RRF_K + ranks)
 
 
-def _shares(present: set[str], weights: Weights) -> dict[str, float]:
+def _shares(present: Set[str], weights: Weights) -> dict[str, float]:
     text = {DENSE: weights.dense, SPARSE: 1.0 - weights.dense}
     text = {name: weight for name, weight in text.items() if name in present}
     if len(text) == 1:

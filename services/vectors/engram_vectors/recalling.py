@@ -26,7 +26,7 @@ from engram_contracts.questions import (
 from engram_runtime.bus import Bus
 from engram_vectors.filters import Wanted, microseconds, wanted
 from engram_vectors.looks import fingerprint
-from engram_vectors.points import Entry, first_of, head_of
+from engram_vectors.points import Entry, PointId, first_of, head_of
 from engram_vectors.ports import Candidates, Probe, VectorIndex
 from engram_vectors.question import in_first_person, names_in, times_in
 from engram_vectors.ranking import LENT, Hints, Ranked, Weights, rank
@@ -54,8 +54,8 @@ PLAIN = {"neighbours": 0.0, "speaker": 0.0, "statement": 0.0, "first_person": Fa
 class Activation:
     """What the graph brought, by first point: how strongly, and along which nodes."""
 
-    strength: dict[str, float] = field(default_factory=dict)
-    paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    strength: dict[PointId, float] = field(default_factory=dict)
+    paths: dict[PointId, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Attempt:
@@ -149,7 +149,7 @@ class Recaller:
             weights=asdict(weights) if question.explain else None,
         )
 
-    def _rank(self, attempt: Attempt, found: Candidates, strength: Mapping[str, float], limit: int) -> list[Ranked]:
+    def _rank(self, attempt: Attempt, found: Candidates, strength: Mapping[PointId, float], limit: int) -> list[Ranked]:
         began = perf_counter()
         ranked = rank(found, strength, attempt.weights, limit, attempt.hints)
         attempt.stages_ms["rank"] = (perf_counter() - began) * 1_000
@@ -235,7 +235,9 @@ class Recaller:
         looks = await attempt.of_index("neighbours", self._index.standing(attempt.wanted, places)) if places else None
         return replace(found, looks={**looks, **found.looks}) if looks else found
 
-    async def _allowed(self, attempt: Attempt, found: Candidates, strength: dict[str, float]) -> dict[str, float]:
+    async def _allowed(
+        self, attempt: Attempt, found: Candidates, strength: dict[PointId, float]
+    ) -> dict[PointId, float]:
         """Without memories that the graph alone brought and the filters do not want."""
         passed = {first_of(point) for point, _ in (*found.dense, *found.sparse)}
         alone = [head for head in strength if head not in passed]
@@ -258,7 +260,7 @@ class Recaller:
         )
         return tuple(hit for hit in hits if hit is not None)
 
-    async def _entries(self, attempt: Attempt, heads: Sequence[str], stage: str) -> dict[str, Entry]:
+    async def _entries(self, attempt: Attempt, heads: Sequence[PointId], stage: str) -> dict[PointId, Entry]:
         records = await attempt.of_index(stage, self._index.fetch(attempt.question.tenant, heads)) or {}
         return {head: Entry.model_validate_json(record) for head, record in records.items()}
 
@@ -283,7 +285,7 @@ def _beside(found: Candidates) -> list[int]:
     return sorted(beside - taken)
 
 
-def _varied(attempt: Attempt, ranked: Sequence[Ranked], entries: Mapping[str, Entry]) -> list[Ranked]:
+def _varied(attempt: Attempt, ranked: Sequence[Ranked], entries: Mapping[PointId, Entry]) -> list[Ranked]:
     memories = {head: entry.memory for head, entry in entries.items()}
     texts = [memory.content if (memory := memories.get(each.head)) else "" for each in ranked]
     chosen = varied(ranked, texts, attempt.weights.diversity, attempt.question.limit)

@@ -86,6 +86,7 @@ looks = st.builds(
     inquires=st.booleans(),
     importance=st.floats(0, 1),
     confidence=st.floats(0, 1),
+    words=st.integers(0, 2**32 - 1),
     speaker=st.sampled_from(["", "ann", "bob"]),
 )
 shares = st.floats(0, 1)
