@@ -48,3 +48,5 @@ class JobTrouble(Message):
     dead_sequence: int | None = None
     work_sequence: int | None = None
     """Where the command lies, or last lay, in the WORK stream; a replay moves it."""
+    waits_outside: bool = False
+    """Whether it has left the WORK stream, to come back to it when its next try is due."""

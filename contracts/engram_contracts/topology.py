@@ -21,7 +21,10 @@ MiB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """A JetStream stream. `per_subject` caps messages of each subject; a full stream refuses, it never drops."""
+    """A JetStream stream. `per_subject` caps messages of each subject; a full stream refuses, it never drops.
+
+    With `schedules` it takes messages that are to be sent on at a time (the server then refuses `discard` new).
+    """
 
     name: str
     subjects: tuple[str, ...]
@@ -32,6 +35,7 @@ class Stream:
     max_age: float = 0.0
     per_subject: int = -1
     duplicate_window: float = 120.0
+    schedules: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +80,11 @@ WORK = Stream(
 LOG = Stream(name="ENGRAM_LOG", subjects=("engram.log.>",), retention="limits", discard="old", max_age=30 * DAY)
 DEAD = Stream(name="ENGRAM_DEAD", subjects=("engram.dead.>",), retention="limits", max_bytes=1_024 * MiB)
 USAGE = Stream(name="ENGRAM_USAGE", subjects=("engram.usage.>",), retention="limits", discard="old", max_age=30 * DAY)
-STREAMS = (WORK, LOG, DEAD, USAGE)
+SCHEDULE = Stream(
+    name="ENGRAM_SCHEDULE", subjects=("engram.schedule.>",), retention="workqueue", discard="old", schedules=True
+)
+"""Work that waits for longer than a minute; when it is due, it goes back to where it came from."""
+STREAMS = (WORK, LOG, DEAD, USAGE, SCHEDULE)
 
 KEYS = Bucket(name="engram_keys")
 TENANTS = Bucket(name="engram_tenants")
@@ -122,6 +130,21 @@ def dead_subject(stage: str, tenant: str) -> str:
 def dead_pattern(tenant: str, stage: str = "*") -> str:
     """The subjects of a tenant's dead letters, of every tenant's for `_system`."""
     return f"engram.dead.{stage}.{'*' if tenant == SYSTEM else tenant}"
+
+
+def waiting_subject(stage: str, sequence: int) -> str:
+    """Where a command waits that lay at a sequence of the WORK stream: `engram.schedule.wait.<stage>-<sequence>`."""
+    return f"engram.schedule.wait.{stage}-{sequence}"
+
+
+def due_subject(subject: str) -> str:
+    """Where a message of a subject arrives when its time has come; `due_for` tells the subject."""
+    return f"engram.schedule.due.{subject}"
+
+
+def due_for(subject: str) -> str:
+    """Where a message that has become due belongs."""
+    return subject.removeprefix("engram.schedule.due.")
 
 
 def usage_subject(door: str) -> str:
@@ -222,6 +245,7 @@ REPLAY = Consumer(
     max_ack_pending=256, linger=0.0, retry=Retry(attempts=100_000, first=2.0, factor=1.0),
 )  # fmt: skip
 """A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
+DUE = Consumer(name="schedule-due", stream=SCHEDULE, filters=("engram.schedule.due.>",))
 VECTORS_LOG = _log_consumers("vectors", batch=64)
 GRAPH_LOG = _log_consumers("graph", batch=500, linger=0.25)
 """A transaction costs the graph milliseconds whatever it holds: waiting a little fills it."""
@@ -240,6 +264,6 @@ METERING_USAGE = Consumer(
 )  # fmt: skip
 
 CONSUMERS = (
-    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, REPLAY, *VECTORS_LOG, *GRAPH_LOG,
+    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, REPLAY, DUE, *VECTORS_LOG, *GRAPH_LOG,
     METERING_LOG, METERING_USAGE,
 )  # fmt: skip

@@ -71,16 +71,20 @@ def _shows(command: str, indexed: IndexedMemory, record: JobRecord | None) -> bo
 
 
 def _left_the_work_stream(seen: Sighting) -> bool:
-    return seen.waiting is None and "work" not in seen.degraded and not _is_dead(seen)
+    return seen.waiting is None and "work" not in seen.degraded and not _is_dead(seen) and not _waits_outside(seen)
 
 
 def _is_dead(seen: Sighting) -> bool:
     return seen.trouble is not None and seen.trouble.state == "dead"
 
 
+def _waits_outside(seen: Sighting) -> bool:
+    return seen.trouble is not None and seen.trouble.state == "retrying" and seen.trouble.waits_outside
+
+
 def _is_retried(seen: Sighting) -> bool:
     """Whether the trouble on record is still going on: it is not, once the command left the work stream."""
-    still_waits = seen.waiting is not None or "work" in seen.degraded
+    still_waits = seen.waiting is not None or "work" in seen.degraded or _waits_outside(seen)
     known = seen.record is not None or seen.indexed is not None
     return seen.trouble is not None and seen.trouble.state == "retrying" and still_waits and not known
 

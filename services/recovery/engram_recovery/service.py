@@ -16,7 +16,7 @@ from engram_contracts.recovery import (
     StartReplay,
     StatusReplay,
 )
-from engram_contracts.topology import DEAD, REPLAY
+from engram_contracts.topology import DEAD, DUE, REPLAY
 from engram_recovery.browsing import Browser
 from engram_recovery.graveyard import Graveyard
 from engram_recovery.handlers import Handlers, utc_now
@@ -49,6 +49,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
                 DropDead: handlers.drop_dead,
             },
             takes=(Taking(consumer=REPLAY, handler=handlers.replay, commands=(Replay,)),),
+            returns=(DUE,),
             checks={"dead letters": handlers.check},
             draining=replayer.stop,
         )

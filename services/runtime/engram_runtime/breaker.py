@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TypeGuard
@@ -15,11 +16,36 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
+PROBE_SECONDS = 2.0
 
 
 def is_away(outcome: Exception | None) -> TypeGuard[EngramError]:
     """Whether the error speaks of the dependency (away, overloaded, asking for a pause) and not of the message."""
     return isinstance(outcome, (Unavailable, Overloaded, RateLimited))
+
+
+class Turn:
+    """Lets one in at a time. Who stays for longer than it was lent to is not waited for."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._holder: asyncio.Task[object] | None = None
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+        self._holder = asyncio.current_task()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release(asyncio.current_task())
+
+    def lend(self, seconds: float) -> None:
+        """From now on the one who is in has so many seconds before the next comes in beside it."""
+        asyncio.get_running_loop().call_later(seconds, self._release, self._holder)
+
+    def _release(self, holder: asyncio.Task[object] | None) -> None:
+        if self._holder is holder and self._lock.locked():
+            self._holder = None
+            self._lock.release()
 
 
 class Breaker:
@@ -33,7 +59,7 @@ class Breaker:
         self._failures = 0
         self._until = 0.0
         self._stopping = asyncio.Event()
-        self.probing = asyncio.Lock()
+        self.probing = Turn()
         self.answered = 0.0
         """When the dependency last answered anybody of this stage (monotonic seconds)."""
         self.trouble: str | None = None
@@ -61,13 +87,15 @@ class Breaker:
         HELD.labels(self._stage).set(0)
 
     async def pause(self) -> bool:
-        """Wait until the next try is due; `False` when told to stop meanwhile."""
+        """Wait until the next try is due; `False` when told to stop meanwhile.
+
+        A try that takes longer than `PROBE_SECONDS`, because it hangs, does not keep the next from trying.
+        """
         remaining = self._until - time.monotonic()
         if remaining > 0:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), remaining)
-            except TimeoutError:
-                return True
+        self.probing.lend(PROBE_SECONDS)
         return not self._stopping.is_set()
 
     def stop(self) -> None:

@@ -14,9 +14,17 @@ from nats.aio.msg import Msg
 
 from engram_contracts.errors import EngramError, Failure
 from engram_contracts.retry import Retry
+from engram_contracts.topology import due_subject
 
 DEAD_HISTORY = "Engram-Dead-History"
 """Header of a replayed message and of its next dead letter: its earlier failures, as JSON."""
+
+ATTEMPTS, FIRST_AT, FIRST_ID = "Engram-Attempts", "Engram-First-At", "Engram-First-Id"
+"""Headers of a message that waited outside of its stream: its tries so far, since when, and its first id."""
+
+LONGEST_IN_HAND = 60.0
+LONGEST = 86_400.0
+"""Longer than a day nothing waits for its next try, whatever was advised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +40,20 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True)
+class Postpone:
+    """Try again after `delay` seconds, which are too many to hold a place among the messages in hand."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
 class Bury:
     """No further try: `why` is `never` (it cannot succeed) or `worn out` (it had all its tries)."""
 
     why: str
 
 
-Decision = Done | Later | Bury
+Decision = Done | Later | Postpone | Bury
 
 
 def decide(outcome: Exception | None, *, attempt: int, retry: Retry, chance: float | None = None) -> Decision:
@@ -51,7 +66,8 @@ def decide(outcome: Exception | None, *, attempt: int, retry: Retry, chance: flo
         return Bury("worn out")
     advised = outcome.retry_after if isinstance(outcome, EngramError) else None
     luck = random.random() if chance is None else chance  # noqa: S311 (jitter, not a secret)
-    return Later(retry.delay(attempt, chance=luck, advised=advised))
+    delay = retry.delay(attempt, chance=luck, advised=advised)
+    return Later(delay) if delay <= LONGEST_IN_HAND else Postpone(min(delay, LONGEST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +103,8 @@ def burial_headers(
     """
     failure = Failure.of(error)
     original = dict(message.headers or {})
+    original.pop(ATTEMPTS, None)
+    first_at = original.pop(FIRST_AT, receipt.at.isoformat())
     history = {DEAD_HISTORY: original.pop(DEAD_HISTORY)} if DEAD_HISTORY in original else {}
     headers = {f"Engram-Original-{name}": value for name, value in original.items()}
     return {
@@ -101,7 +119,7 @@ def burial_headers(
         "Engram-Dead-Error": type(error).__name__,
         "Engram-Dead-Reason": bounded(failure.message),
         "Engram-Dead-Attempts": str(attempt),
-        "Engram-Dead-First": receipt.at.isoformat(),
+        "Engram-Dead-First": first_at,
         "Engram-Dead-Last": datetime.now(UTC).isoformat(),
     }
 
@@ -110,3 +128,18 @@ def bounded(text: str, limit: int = 500) -> str:
     """The text on one line, cut to what a header may hold."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def waiting_headers(message: Msg, *, receipt: Receipt, attempt: int, at: datetime) -> dict[str, str]:
+    """Headers under which a message waits until `at` (ADR-51), and with which it comes back."""
+    original = dict(message.headers or {})
+    own = {name: value for name, value in original.items() if not name.lower().startswith("nats-")}
+    first = own.get(FIRST_ID) or original.get("Nats-Msg-Id")
+    return {
+        **own,
+        **({FIRST_ID: first} if first else {}),
+        ATTEMPTS: str(attempt),
+        FIRST_AT: own.get(FIRST_AT, receipt.at.isoformat()),
+        "Nats-Schedule": f"@at {at.astimezone(UTC).isoformat(timespec='milliseconds').replace('+00:00', 'Z')}",
+        "Nats-Schedule-Target": due_subject(message.subject),
+    }

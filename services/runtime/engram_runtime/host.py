@@ -24,6 +24,7 @@ from engram_runtime.following import Follower
 from engram_runtime.health import Health, HealthPage
 from engram_runtime.nats_bus import NatsBus, open_bus
 from engram_runtime.pulling import Puller, subscribe
+from engram_runtime.returning import Returner
 from engram_runtime.service import Probe, Service
 from engram_runtime.settings import Common, load
 from engram_runtime.taking import Taker
@@ -94,6 +95,10 @@ def _declare(service: Service, bus: NatsBus, answerer: Answerer, breaker: Breake
         puller = Puller(bus.client, taking.consumer)
         subscribe(bus.broker, puller, Taker(bus, service.name, taking, breaker).handle)
         bus.reconnected.append(puller.resume)
+    for consumer in service.returns:
+        puller = Puller(bus.client, consumer)
+        subscribe(bus.broker, puller, Returner(bus).handle)
+        bus.reconnected.append(puller.resume)
     followers = []
     for following in service.follows:
         follower = Follower(bus, bus.jetstream, service.name, following)
@@ -105,7 +110,8 @@ def _declare(service: Service, bus: NatsBus, answerer: Answerer, breaker: Breake
 
 
 def _consumers(service: Service) -> list[Consumer]:
-    return [taking.consumer for taking in service.takes] + [following.consumer for following in service.follows]
+    followed = [following.consumer for following in service.follows]
+    return [*(taking.consumer for taking in service.takes), *followed, *service.returns]
 
 
 async def _topology_is_there(bus: NatsBus, consumers: Sequence[Consumer]) -> None:

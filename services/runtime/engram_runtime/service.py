@@ -75,12 +75,14 @@ class Following:
 class Service:
     """A running service, as its composition root hands it to the host.
 
-    `draining` is called once when the process is about to stop, for handlers that would work on for long.
+    `returns` are consumers of what waited outside of its stream, and is sent back there. `draining` is called once
+    when the process is about to stop, for handlers that would work on for long.
     """
 
     name: str
     answers: dict[type[Question[Any]], Answer] = field(default_factory=dict)
     takes: tuple[Taking, ...] = ()
     follows: tuple[Following, ...] = ()
+    returns: tuple[Consumer, ...] = ()
     checks: dict[str, Probe] = field(default_factory=dict)
     draining: Callable[[], None] = lambda: None

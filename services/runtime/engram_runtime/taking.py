@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,12 +17,23 @@ from pydantic import ValidationError
 from engram_contracts.commands import Command
 from engram_contracts.errors import EngramError, Failure, Rejected, Unavailable
 from engram_contracts.events import JobTrouble, Progress
-from engram_contracts.topology import JOBS, WorkSubject, dead_subject
+from engram_contracts.topology import JOBS, WorkSubject, dead_subject, waiting_subject
 from engram_runtime.appending import CORRELATION
 from engram_runtime.breaker import Breaker, is_away
 from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.context import correlation
-from engram_runtime.delivery import Bury, Done, Later, Receipt, bounded, burial_headers, decide
+from engram_runtime.delivery import (
+    ATTEMPTS,
+    Bury,
+    Done,
+    Later,
+    Postpone,
+    Receipt,
+    bounded,
+    burial_headers,
+    decide,
+    waiting_headers,
+)
 from engram_runtime.service import Delivery, Outcome, Taking
 from engram_runtime.telemetry import BURIED, HANDLED, HANDLING, RETRIED
 
@@ -97,7 +108,7 @@ class Taker:
             attempt=1,
             correlation=headers.get(CORRELATION),
         )
-        return Held(message, receipt, subject.tenant, command.id, delivery)
+        return Held(message, receipt, subject.tenant, command.id, delivery, attempt=1 + _tries_before(headers))
 
     async def _together(self, items: Sequence[Held]) -> None:
         sound = [item for item in items if item.delivery is not None]
@@ -109,7 +120,7 @@ class Taker:
     async def _alone(self, item: Held) -> None:
         """A message that comes again: count the try where a crash cannot undo it, then try."""
         past = await self._trouble(item)
-        attempt = past.attempt + 1 if past else item.receipt.delivered
+        attempt = past.attempt + 1 if past else item.attempt - 1 + item.receipt.delivered
         item = Held(item.raw, item.receipt, item.tenant, item.job, item.delivery, item.broken, attempt)
         if past and self._retry.worn_out(past.attempt):
             await self._settle(item, Unavailable(f"{past.reason}; {past.attempt} tries"))
@@ -241,6 +252,9 @@ class Taker:
             RETRIED.labels(self._stage).inc()
             await self._note(item, reason=_words(outcome), code=Failure.of(outcome).code, delay=decision.delay)
             await item.raw.nak(delay=decision.delay)
+        elif isinstance(decision, Postpone):
+            assert outcome is not None
+            await self._postpone(item, outcome, decision.delay)
         else:
             assert outcome is not None
             await self._bury(item, outcome, decision)
@@ -252,6 +266,23 @@ class Taker:
             uncounted, reason=self._breaker.trouble or INTERRUPTED, code=Unavailable.code, delay=ASIDE_SECONDS
         )
         await item.raw.nak(delay=ASIDE_SECONDS)
+
+    async def _postpone(self, item: Held, error: Exception, delay: float) -> None:
+        """Have it wait outside of its stream; where that cannot be, in hand."""
+        headers = waiting_headers(
+            item.raw, receipt=item.receipt, attempt=item.attempt, at=datetime.now(UTC) + timedelta(seconds=delay)
+        )
+        waiting = Entry(
+            subject=waiting_subject(self._stage, item.receipt.sequence),
+            body=item.raw.data,
+            id=f"{self._stage}-{item.receipt.sequence}-{item.attempt}",
+            headers=headers,
+        )
+        RETRIED.labels(self._stage).inc()
+        outside = isinstance((await self._bus.append([waiting]))[0], Appended)
+        reason, code = _words(error), Failure.of(error).code
+        await self._note(item, reason=reason, code=code, delay=delay, outside=outside)
+        await (item.raw.respond(ACK) if outside else item.raw.nak(delay=delay))
 
     async def _bury(self, item: Held, error: Exception, decision: Bury) -> None:
         sequence = await bury(
@@ -272,7 +303,14 @@ class Taker:
         return trouble if trouble and trouble.state == "retrying" else None
 
     async def _note(
-        self, item: Held, *, reason: str, code: str, delay: float | None = None, dead: int | None = None
+        self,
+        item: Held,
+        *,
+        reason: str,
+        code: str,
+        delay: float | None = None,
+        dead: int | None = None,
+        outside: bool = False,
     ) -> None:
         """Write down where the job stands, for who asks and for the next try."""
         now = datetime.now(UTC)
@@ -286,9 +324,16 @@ class Taker:
             next_at=now + timedelta(seconds=delay) if delay is not None else None,
             dead_sequence=dead,
             work_sequence=item.receipt.sequence,
+            waits_outside=outside,
         )
         with contextlib.suppress(Unavailable):
             await self._jobs.put(f"{item.tenant}.{item.job}", trouble.encode())
+
+
+def _tries_before(headers: Mapping[str, str]) -> int:
+    """Tries that a message had before it waited outside of its stream."""
+    said = headers.get(ATTEMPTS, "")
+    return int(said) if said.isdecimal() else 0
 
 
 def decode(kind: type[Any], body: bytes) -> Any:
