@@ -8,6 +8,7 @@ entry's id makes a repeat a no-op.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections import defaultdict
@@ -21,6 +22,7 @@ from nats.errors import Error as NatsError
 
 from engram_contracts.errors import EngramError, Overloaded, RateLimited, Unavailable
 from engram_runtime.bus import APPEND_SECONDS, Appended, Entry
+from engram_runtime.wire import listen, send
 
 CORRELATION = "Engram-Correlation"
 MAX_BATCH = 500
@@ -41,12 +43,12 @@ class Appender:
         self._client = client
         self._grouped = grouped
         self._inbox = client.new_inbox()
-        self._waiting: dict[str, asyncio.Future[bytes]] = {}
+        self._waiting: dict[str, tuple[_Acks, int]] = {}
         self._tokens = itertools.count()
 
     async def open(self) -> None:
         """Listen for acknowledgements; once, before the first append."""
-        await self._client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
+        await listen(self._client, f"{self._inbox}.*", self._acknowledged)
 
     async def append(self, entries: Sequence[Entry], *, within: float = APPEND_SECONDS) -> list[Outcome]:
         """One outcome per entry, in order, after at most `within` seconds. Entries of one stream keep their order."""
@@ -101,23 +103,45 @@ class Appender:
 
     async def _published(self, entries: Sequence[tuple[Entry, dict[str, str]]], deadline: float) -> list[bytes | None]:
         """Publish all, then wait for all; `None` where no acknowledgement came in time or no stream listens."""
-        futures: dict[str, asyncio.Future[bytes]] = {}
-        loop = asyncio.get_running_loop()
-        for entry, headers in entries:
-            token = f"{self._inbox}.{next(self._tokens)}"
-            futures[token] = self._waiting[token] = loop.create_future()
-            await self._client.publish(entry.subject, entry.body, reply=token, headers=headers)
+        acks = _Acks(len(entries))
+        tokens = [f"{self._inbox}.{next(self._tokens)}" for _ in entries]
+        for place, (token, (entry, headers)) in enumerate(zip(tokens, entries, strict=True)):
+            self._waiting[token] = (acks, place)
+            await send(self._client, entry.subject, entry.body, reply=token, headers=headers)
         try:
-            await asyncio.wait(futures.values(), timeout=max(min(TRY_SECONDS, deadline - loop.time()), 0.0))
-            return [future.result() or None if future.done() else None for future in futures.values()]
+            await acks.all(max(min(TRY_SECONDS, deadline - asyncio.get_running_loop().time()), 0.0))
+            return acks.told
         finally:
-            for token in futures:
+            for token in tokens:
                 self._waiting.pop(token, None)
 
-    async def _acknowledged(self, message: Msg) -> None:
-        future = self._waiting.pop(message.subject, None)
-        if future is not None and not future.done():
-            future.set_result(message.data)
+    def _acknowledged(self, message: Msg) -> None:
+        waiting = self._waiting.pop(message.subject, None)
+        if waiting is not None:
+            acks, place = waiting
+            acks.tell(place, message.data)
+
+
+class _Acks:
+    """What came back for entries that were published together; `told` has a place for each."""
+
+    def __init__(self, count: int) -> None:
+        self.told: list[bytes | None] = [None] * count
+        self._left = count
+        self._done = asyncio.Event()
+
+    def tell(self, place: int, ack: bytes) -> None:
+        """Note one; an empty one says that no stream listens."""
+        self.told[place] = ack or None
+        self._left -= 1
+        if not self._left:
+            self._done.set()
+
+    async def all(self, within: float) -> None:
+        """Return when all are there, or the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._done.wait()
 
 
 def _by_stream(entries: Sequence[Entry]) -> list[list[int]]:

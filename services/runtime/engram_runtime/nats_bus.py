@@ -30,6 +30,7 @@ from engram_runtime.bus import APPEND_SECONDS, Appended, Archive, Backlog, Entry
 from engram_runtime.context import correlation
 from engram_runtime.nats_archive import NatsArchive
 from engram_runtime.settings import Durability, NatsSettings
+from engram_runtime.wire import install
 
 log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Message)
@@ -52,6 +53,7 @@ class NatsBus:
 
     async def open(self) -> None:
         """Be ready to append."""
+        install(self.client)
         await self._appender.open()
 
     @property

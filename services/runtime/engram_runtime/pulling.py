@@ -29,6 +29,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig
 
 from engram_contracts.topology import Consumer
+from engram_runtime.wire import leave, listen
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Puller:
         if self._prepare is not None:
             await self._prepare()
         inbox = self._client.new_inbox()
-        self._subscription = await self._client.subscribe(inbox, cb=self._receive)
+        self._subscription = await listen(self._client, inbox, self._receive)
         self._heard = time.monotonic()
         try:
             while not (self._stopping or self._restarting):
@@ -109,7 +110,7 @@ class Puller:
         finally:
             if not self._stopping:
                 with contextlib.suppress(NatsError):
-                    await self._subscription.unsubscribe()
+                    await leave(self._client, self._subscription)
 
     async def _step(self, inbox: str, handle: Handle) -> None:
         await self._request(inbox)
@@ -157,16 +158,16 @@ class Puller:
                 self.resume()
         return bool(self._ready)
 
-    async def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Msg) -> None:
         self._heard = time.monotonic()
         if message.reply:
             self._outstanding = max(self._outstanding - 1, 0)
             self._ready.append(message)
             self._arrived.set()
         else:
-            await self._status(message)
+            self._status(message)
 
-    async def _status(self, message: Msg) -> None:
+    def _status(self, message: Msg) -> None:
         """A pull request ended, or the server says it is alive."""
         headers: dict[str, str] = message.headers or {}
         status = headers.get("Status")
@@ -178,8 +179,7 @@ class Puller:
         else:
             reason = headers.get("Description", "no responders" if status == "503" else "")
             log.warning("pull refused", extra={"consumer": self.consumer.name, "status": status, "reason": reason})
-            await asyncio.sleep(0.3)
-            self.resume()
+            asyncio.get_running_loop().call_later(0.3, self.resume)
         self._arrived.set()
 
     async def _hand_back(self) -> None:
