@@ -16,6 +16,9 @@ from engram_contracts.errors import Rejected
 
 M = TypeVar("M", bound=BaseModel)
 
+PLAIN = ("", "identity")
+"""Content encodings that leave a body as it is."""
+
 LISTED = 20
 """How many problems of one body are told."""
 
@@ -37,7 +40,7 @@ def inflate(raw: bytes, encoding: str, limit: int) -> bytes:
 
     Raises `Rejected`: 415 for an encoding that is not gzip or deflate, 413 past the limit, 400 for broken data.
     """
-    if encoding in ("", "identity"):
+    if encoding in PLAIN:
         return raw
     if encoding not in ("gzip", "deflate"):
         raise Rejected(

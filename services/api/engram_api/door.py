@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from engram_api import envelope
 from engram_api.access import Caller
+from engram_api.admission import Admission, Place
 from engram_api.bodies import decode, query
 from engram_api.calls import Answer, Call, Page
 from engram_api.gate import Gate
@@ -97,11 +98,19 @@ class Door:
     """Turns HTTP requests into calls of the handlers, and their answers into HTTP."""
 
     def __init__(
-        self, handlers: object, gate: Gate, usage: UsageLog, repeats: Repeats, settings: ServeSettings
+        self,
+        handlers: object,
+        settings: ServeSettings,
+        *,
+        gate: Gate,
+        admission: Admission,
+        usage: UsageLog,
+        repeats: Repeats,
     ) -> None:
         check(OPERATIONS, handlers)
         self._handlers = handlers
         self._gate = gate
+        self._admission = admission
         self._usage = usage
         self._repeats = repeats
         self._settings = settings
@@ -121,8 +130,9 @@ class Door:
             exchange = Exchange.begin(request, operation.path)
             try:
                 exchange.caller = self._gate.admit(request.headers, operation.permission, system=operation.system)
-                call = await self._call(operation, request, exchange, plain_query)
-                response = await self._answered(operation, exchange, method, call)
+                with self._admission.enter(exchange.caller.tenant if exchange.caller else "") as place:
+                    call = await self._call(operation, request, exchange, plain_query, place)
+                    response = await self._answered(operation, exchange, method, call)
             except EngramError as error:
                 response = exchange.fail(error)
             except Exception as error:
@@ -148,7 +158,12 @@ class Door:
         return exchange.send(kept, repeated=repeated)
 
     async def _call(
-        self, operation: Operation, request: web.Request, exchange: Exchange, plain_query: BaseModel | None
+        self,
+        operation: Operation,
+        request: web.Request,
+        exchange: Exchange,
+        plain_query: BaseModel | None,
+        place: Place,
     ) -> Call[Any, Any]:
         exchange.key = idempotency_key(request.headers) if operation.method != "GET" else None
         if plain_query is None or request.query_string:
@@ -156,7 +171,7 @@ class Door:
         raw, body = b"", None
         if operation.body is not None:
             limit = self._settings.bulk_body_limit if operation.bulk else self._settings.body_limit
-            raw = await read_body(request, limit=limit, seconds=self._settings.body_seconds)
+            raw = await read_body(request, place, limit=limit, seconds=self._settings.body_seconds)
             body = decode(operation.body, raw)
         if exchange.key is not None and operation.writes:
             exchange.digest = digest(request.method, request.rel_url.raw_path, request.query.items(), raw)

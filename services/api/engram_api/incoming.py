@@ -10,7 +10,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import MultiMapping
 from pydantic import BaseModel
 
-from engram_api.bodies import inflate, too_large
+from engram_api.admission import Place
+from engram_api.bodies import PLAIN, inflate, too_large
 from engram_api.calls import Prefer
 from engram_contracts.errors import Rejected
 
@@ -23,12 +24,17 @@ _PREFERENCE = re.compile(r'\s*([A-Za-z-]+)\s*(?:=\s*"?([^",;]*)"?)?')
 _NOTHING_PREFERRED = Prefer()
 
 
-async def read_body(request: web.Request, *, limit: int, seconds: float) -> bytes:
-    """The whole body, unpacked. Raises `Rejected`: 413 past `limit` bytes, 415 for what is not JSON, 408 when late."""
+async def read_body(request: web.Request, place: Place, *, limit: int, seconds: float) -> bytes:
+    """The whole body, unpacked. Raises `Rejected`: 413 past `limit` bytes, 415 for what is not JSON, 408 when late.
+
+    Room for it is made in `place` first; a body that does not tell its length may take all of `limit`.
+    """
     _check_media_type(request)
     encoding = request.headers.get("Content-Encoding", "").strip().lower()
-    if (request.content_length or 0) > limit:
+    length = request.content_length
+    if (length or 0) > limit:
         raise too_large(limit)
+    place.reserve(limit if length is None or encoding not in PLAIN else length)
     content = request.content
     if content.is_eof():
         raw = content.read_nowait()

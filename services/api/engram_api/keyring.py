@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+CANCEL_SECONDS = 0.2
 _NO_HASH = "0" * 64
 
 
@@ -90,9 +91,12 @@ class Mirror(Generic[M]):
 
 
 async def _ended(*tasks: asyncio.Task[object]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Return once they have ended. A cancellation may get lost in the client library, so it is repeated."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_SECONDS)
 
 
 class Keyring:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from aiohttp import web
 from pydantic import SecretStr
 
 from engram_api.accepting import Acceptor
+from engram_api.admission import Admission
 from engram_api.committer import Committer
 from engram_api.door import Door
 from engram_api.gate import Gate
 from engram_api.handlers import Handlers
 from engram_api.keyring import open_keyring
+from engram_api.outstanding import Outstanding
+from engram_api.pressure import Pressure
 from engram_api.readiness import Readiness
 from engram_api.repeats import Repeats
 from engram_api.settings import ServeSettings, Settings
@@ -26,7 +30,7 @@ from engram_api.writes import Writer
 from engram_contracts.errors import Rejected
 from engram_contracts.ids import new_id
 from engram_contracts.topology import IDEMPOTENCY
-from engram_runtime.bus import Bus
+from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.keys import load_pepper
 from engram_runtime.service import Service
 
@@ -56,9 +60,13 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         if isinstance(bus, Reconnecting):
             bus.reconnected.append(watch_again)
         gate = Gate(keyring, enabled=settings.auth.enabled, metrics_token=_secret(settings.metrics.token))
-        usage = UsageLog(bus, f"door-{new_id()[-12:]}", waiting=serve.waiting)
+        usage = UsageLog(bus, f"door-{new_id()[-12:]}", waiting=serve.waiting, within=serve.broker_seconds)
         stack.push_async_callback(usage.close)
-        writer = Writer(Committer(bus.append, waiting=serve.waiting), Committer(bus.append, waiting=serve.waiting))
+        pressure = Pressure(bus)
+        stack.push_async_callback(pressure.close)
+        writer = Writer(
+            _committer(bus, serve), _committer(bus, serve), Outstanding(bus, most=serve.tenant_bytes), pressure
+        )
         stack.push_async_callback(writer.close)
         repeats = Repeats(bus.bucket(IDEMPOTENCY), wait=serve.repeat_seconds, lease=serve.lease_seconds)
         stack.push_async_callback(repeats.close)
@@ -72,9 +80,22 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             ask_seconds=serve.ask_seconds,
             pepper=pepper,
         )
-        await stack.enter_async_context(_listening(Door(handlers, gate, usage, repeats, serve), serve))
+        admission = Admission(
+            requests=serve.requests, tenant_requests=serve.tenant_requests, body_bytes=serve.body_bytes
+        )
+        door = Door(handlers, serve, gate=gate, admission=admission, usage=usage, repeats=repeats)
+        await stack.enter_async_context(_listening(door, serve))
         stack.callback(waits.close)
         yield Service(name="api", checks={"keys": keyring.check})
+
+
+def _committer(bus: Bus, serve: ServeSettings) -> Committer[Entry, Appended]:
+    return Committer(
+        partial(bus.append, within=serve.broker_seconds),
+        waiting=serve.waiting,
+        each=serve.waiting // 2,
+        patience=serve.broker_seconds,
+    )
 
 
 @contextlib.asynccontextmanager

@@ -13,9 +13,12 @@ class ServeSettings(Section):
 
     `reuse_port` lets several doors share one port. `idle_seconds` bounds a connection that sends no whole request
     head, `body_seconds` one that does not finish its body. `waiting` bounds the messages that wait for the broker's
-    acknowledgement; past it, requests are refused with 503. A repeat under an idempotency key waits
-    `repeat_seconds` for the first request's answer, then it is refused with 409; a request that a door left behind is
-    taken over `lease_seconds` after its last sign of life.
+    acknowledgement, which must come within `broker_seconds`. `requests` and `body_bytes` bound what is in hand at
+    once, `tenant_requests` what of it is one tenant's, `tenant_bytes` what one tenant has waiting on the work stream.
+    Past its own bounds a tenant is refused with 429, past those of all with 503; who holds least is refused last.
+
+    A repeat under an idempotency key waits `repeat_seconds` for the first request's answer, then it is refused with
+    409; a request that a door left behind is taken over `lease_seconds` after its last sign of life.
     """
 
     host: str = "127.0.0.1"
@@ -30,6 +33,11 @@ class ServeSettings(Section):
     think_seconds: float = Field(default=60.0, gt=0)
     drain_seconds: float = Field(default=10.0, gt=0)
     waiting: int = Field(default=20_000, ge=1_000)
+    broker_seconds: float = Field(default=2.0, gt=0)
+    requests: int = Field(default=4_096, ge=1)
+    tenant_requests: int = Field(default=512, ge=1)
+    body_bytes: int = Field(default=256 * MiB, ge=8 * MiB)
+    tenant_bytes: int = Field(default=256 * MiB, ge=MiB)
     repeat_seconds: float = Field(default=5.0, ge=0)
     lease_seconds: float = Field(default=15.0, gt=0)
 

@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 class UsageLog:
     """Writes usage events of concurrent requests together, as batches on the usage stream."""
 
-    def __init__(self, bus: Bus, door: str, *, waiting: int) -> None:
+    def __init__(self, bus: Bus, door: str, *, waiting: int, within: float) -> None:
         self._bus = bus
+        self._within = within
         self._subject = usage_subject(door)
-        self._committer: Committer[UsageEvent, Appended] = Committer(self._write, waiting=waiting)
+        self._committer: Committer[UsageEvent, Appended] = Committer(self._write, waiting=waiting, patience=within)
         self._unwatched: set[asyncio.Task[None]] = set()
 
     async def record(
@@ -42,7 +43,7 @@ class UsageLog:
         """Return once the event is durable. Raises where it cannot be written.
 
         What succeeds under one idempotency key is one event, however often it is repeated. A request that failed on
-        our side is written in the background, because it must not wait for a broker that may be away.
+        our side, or came too fast, is written in the background: its refusal must not wait for the broker.
         """
         once = idempotency_key is not None and status < HTTPStatus.BAD_REQUEST
         event = UsageEvent(
@@ -53,7 +54,7 @@ class UsageLog:
             at=datetime.now(UTC),
             counters=dict(counters),
         )
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if status >= HTTPStatus.TOO_MANY_REQUESTS:
             self._in_background(event)
             return
         outcome = (await self._committer.commit([event]))[0]
@@ -77,7 +78,7 @@ class UsageLog:
     async def _write(self, events: Sequence[UsageEvent]) -> Sequence[Appended | Exception]:
         batch = UsageBatch.model_construct(events=tuple(events))
         entry = Entry(subject=self._subject, body=batch.encode(), id=new_id())
-        outcome = (await self._bus.append([entry]))[0]
+        outcome = (await self._bus.append([entry], within=self._within))[0]
         if isinstance(outcome, Exception):
             USAGE_FAILURES.inc()
             log.error("usage not written", extra={"events": len(events), "error": repr(outcome)})
