@@ -24,7 +24,9 @@ def run(flags: Mapping[str, Any], data_dir: Path) -> None:
     """Provision for `engram serve`; a key that was minted is left for it to show once."""
     settings = load(Settings, flags=flags, environ=os.environ)
     log_to_stderr("engram", settings.log_level)
-    _, key = asyncio.run(provisioned(settings))
+    drifts, key = asyncio.run(provisioned(settings))
+    if drifts and not settings.nats_is_external:
+        os.sync()  # the broker itself forces new streams to disk only where it does so with every message
     if key is not None:
         file = data_dir / FIRST_KEY
         file.touch(mode=0o600)

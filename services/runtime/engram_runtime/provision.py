@@ -156,7 +156,7 @@ async def _consumer(jetstream: JetStreamContext, consumer: Consumer, mend: bool)
     except NotFoundError:
         if not mend:
             return [_missing(consumer.name)]
-        await jetstream.add_consumer(consumer.stream.name, wanted)
+        await _create(jetstream, consumer.stream.name, wanted)
         return [Drift(consumer.name, "created")]
     differences = _differences(wanted, actual)
     if not differences:
@@ -165,6 +165,18 @@ async def _consumer(jetstream: JetStreamContext, consumer: Consumer, mend: bool)
         return [Drift(consumer.name, "differs", _say(differences))]
     await jetstream.add_consumer(consumer.stream.name, wanted)
     return [Drift(consumer.name, "updated", _say(differences))]
+
+
+async def _create(jetstream: JetStreamContext, stream: str, wanted: ConsumerConfig) -> None:
+    """A consumer that has delivered nothing.
+
+    After a power cut the server may find no more of an older one than how far it was, takes the new one for it, and
+    passes over everything up to there of a stream that begins anew.
+    """
+    made = await jetstream.add_consumer(stream, wanted)
+    if made.delivered is not None and made.delivered.stream_seq:
+        await jetstream.delete_consumer(stream, made.name)
+        await jetstream.add_consumer(stream, wanted)
 
 
 async def _bucket(jetstream: JetStreamContext, bucket: Bucket, replicas: int, mend: bool) -> list[Drift]:

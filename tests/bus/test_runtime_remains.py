@@ -1,0 +1,45 @@
+"""After a power cut: of streams and consumers that were new, their descriptions are gone and scraps remain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engram_contracts.topology import WORK
+from support.burying import connected, forget, until, working
+from support.servers import NatsServer, nats_server
+
+SCRAPS = ("meta.inf", "meta.sum", "*.blk", "index.db")
+
+
+async def test_a_consumer_made_anew_passes_over_nothing_that_is_accepted_since(tmp_path: Path) -> None:
+    handled: list[str] = []
+
+    async def handle(batch):
+        handled.extend(item.message.id for item in batch)
+        return [None] * len(batch)
+
+    with nats_server(tmp_path / "nats") as server:
+        async with connected(server) as bus:
+            await bus.append([forget()[1] for _ in range(20)])
+            async with working(server, handle):
+                await until(lambda: len(handled), 20)
+        lose_what_was_new(server)
+        async with connected(server) as bus, working(server, handle):
+            command, entry = forget()
+            await bus.append([entry])
+            await until(lambda: command.id in handled)
+            left = (await bus.jetstream.stream_info(WORK.name)).state.first_seq
+
+    assert handled.count(command.id) == 1
+    assert left <= 2
+
+
+def lose_what_was_new(server: NatsServer) -> None:
+    """What a file system keeps of files that were written and never forced to disk: their names."""
+    server.kill()
+    stream = server.folder / "js" / "jetstream" / "$G" / "streams" / WORK.name
+    assert stream.is_dir()
+    for pattern in SCRAPS:
+        for file in stream.rglob(pattern):
+            file.write_bytes(b"")
+    server.start()
