@@ -28,7 +28,7 @@ async def test_a_consumer_made_anew_passes_over_nothing_that_is_accepted_since(t
         async with connected(server) as bus, working(server, handle):
             command, entry = forget()
             await bus.append([entry])
-            await until(lambda: command.id in handled)
+            await until(lambda: command.id in handled, seconds=6.0)
             left = (await bus.jetstream.stream_info(WORK.name)).state.first_seq
 
     assert handled.count(command.id) == 1
