@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -86,6 +89,12 @@ async def test_what_is_no_protocol_ends_the_connection(line: bytes):
         await Wire(Connection()).parse(line)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10.0):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 @pytest.mark.parametrize(
     ("subject", "value"), [("a.b", "plain"), ("a.b", "naïve"), ("a b", "x"), ("a.b", "two\r\nlines"), ("a\r\nPUB", "x")]
 )
@@ -103,7 +112,7 @@ async def test_what_is_sent_is_what_nats_py_would_send_or_left_to_it(tmp_path, s
                 return
 
             await send(bus.client, subject, b"body", reply="r", headers=headers)
-            await bus.client.flush()
+            await until(lambda: len(got) == 2)
 
     assert [(each.data, each.reply, each.headers) for each in got] == 2 * [(got[0].data, "r", got[0].headers)]
 
@@ -117,8 +126,8 @@ async def test_a_response_does_not_carry_the_headers_back(tmp_path):
             await listen(bus.client, "answer", answers.append)
 
             await send(bus.client, "question", b"?", reply="answer", headers={"Name": "value"})
-            await bus.client.flush()
+            await until(lambda: asked)
             await asked[0].respond(b"!")
-            await bus.client.flush()
+            await until(lambda: answers)
 
     assert [(each.data, each.headers) for each in answers] == [(b"!", None)]
