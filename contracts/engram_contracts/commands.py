@@ -30,6 +30,8 @@ class Command(Versioned):
     accepted_at: Moment
     actor: str | None = None
     """Who asked: the id of the key or the subject of the token; for the audit, never for access."""
+    deadline: Moment | None = None
+    """When it is of no use any more; work that has not begun, or is a single long one, then ends without effect."""
 
 
 class Remember(Command):

@@ -77,6 +77,14 @@ class Conflict(EngramError):
     code, status, retry = "CONFLICT", 409, "never"
 
 
+class Cancelled(Conflict):
+    """Called off before it took effect."""
+
+
+class Expired(Conflict):
+    """Its deadline passed before it took effect."""
+
+
 class RateLimited(EngramError):
     """This tenant asked too much at once; others are served."""
 

@@ -21,7 +21,7 @@ class Progress(Event):
     """Commands reached a stage together. `commands` and `memory_ids` run in parallel."""
 
     event = "progress"
-    stage: Literal["embedded", "indexed", "linked", "retrying", "dead"]
+    stage: Literal["embedded", "indexed", "linked", "retrying", "dead", "cancelled", "expired"]
     commands: tuple[str, ...]
     memory_ids: tuple[str, ...] = ()
     at: Moment
@@ -35,10 +35,23 @@ class Thinking(Event):
     thought: Thought
 
 
-class JobTrouble(Message):
-    """Why a command is not done yet: kept in the jobs bucket while it is retried or dead."""
+class JobTry(Message):
+    """A try that failed: at which stage, the how manieth it was, when and why."""
 
-    state: Literal["retrying", "dead"]
+    stage: str
+    attempt: int
+    at: Moment
+    code: str
+    reason: str
+
+
+class JobTrouble(Message):
+    """Why a command is not done yet, or never will be: kept in the jobs bucket.
+
+    It is retried or dead, or it ended without effect because it was cancelled or its deadline passed.
+    """
+
+    state: Literal["retrying", "dead", "cancelled", "expired"]
     stage: str
     attempt: int
     reason: str
@@ -48,5 +61,14 @@ class JobTrouble(Message):
     dead_sequence: int | None = None
     work_sequence: int | None = None
     """Where the command lies, or last lay, in the WORK stream; a replay moves it."""
+    tries: tuple[JobTry, ...] = ()
+    """The last tries that failed, oldest first."""
     waits_outside: bool = False
     """Whether it has left the WORK stream, to come back to it when its next try is due."""
+
+
+class CancelMark(Message):
+    """Says that a command is to be called off: kept under tenant and command id, and honoured before it is handled."""
+
+    at: Moment
+    actor: str | None = None

@@ -15,7 +15,9 @@ from engram_contracts.facts import SparseVector, Thought
 from engram_contracts.memory import Filters, Memory, MemoryVersion, Share
 from engram_contracts.messages import Message, Moment, Strict, Tenant
 
-Stage = Literal["accepted", "embedded", "indexed", "linked", "done", "retrying", "dead"]
+Stage = Literal[
+    "accepted", "embedded", "indexed", "linked", "done", "retrying", "dead", "cancelled", "expired",
+]  # fmt: skip
 R = TypeVar("R", bound=Message)
 
 

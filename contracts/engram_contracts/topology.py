@@ -91,8 +91,9 @@ TENANTS = Bucket(name="engram_tenants")
 SETTINGS = Bucket(name="engram_settings")
 JOBS = Bucket(name="engram_jobs", ttl=7 * DAY)
 REPLAYS = Bucket(name="engram_replays", ttl=30 * DAY)
+CANCELS = Bucket(name="engram_cancels", ttl=7 * DAY)
 IDEMPOTENCY = Bucket(name="engram_idempotency", ttl=DAY, max_bytes=1_024 * MiB)
-BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS, REPLAYS, IDEMPOTENCY)
+BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS, REPLAYS, CANCELS, IDEMPOTENCY)
 
 # --- lanes: interactive work ahead of bulk work, one tenant out of another's way ---------------------------
 
