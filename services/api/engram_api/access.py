@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 Permission = Literal[
     "public", "metrics",
-    "memories:read", "memories:write", "recall", "think", "graph:read", "graph:write", "jobs:read", "usage:read",
-    "dead:read", "dead:write",
+    "memories:read", "memories:write", "recall", "think", "graph:read", "graph:write", "jobs:read", "jobs:write",
+    "usage:read", "dead:read", "dead:write",
 ]  # fmt: skip
 """What an operation asks of its caller; `public` asks nothing, `metrics` the metrics token where one is set."""
 
@@ -17,7 +17,7 @@ OPEN: frozenset[str] = frozenset({"public", "metrics"})
 """Permissions that no role has to carry, because no key is asked for."""
 
 _READER = frozenset({"memories:read", "recall", "think", "graph:read", "jobs:read"})
-_WRITER = _READER | {"memories:write", "graph:write"}
+_WRITER = _READER | {"memories:write", "graph:write", "jobs:write"}
 _OPERATOR = _WRITER | {"usage:read", "dead:read", "dead:write"}
 ROLES: dict[str, frozenset[str]] = {
     "reader": _READER,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from engram_api.access import Caller
@@ -23,7 +24,10 @@ class Prefer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[B, Q]):
-    """One request, known and validated. `request_id` is its own, `correlation` its client's."""
+    """One request, known and validated. `request_id` is its own, `correlation` its client's.
+
+    `deadline` is when its client has no use for it any more.
+    """
 
     caller: Caller
     body: B
@@ -33,6 +37,7 @@ class Call(Generic[B, Q]):
     correlation: str
     idempotency_key: str | None
     prefer: Prefer
+    deadline: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

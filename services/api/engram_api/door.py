@@ -22,7 +22,7 @@ from engram_api.bodies import decode, query
 from engram_api.calls import Answer, Call, Page
 from engram_api.gate import Gate
 from engram_api.idempotency import Kept, digest, record_key
-from engram_api.incoming import correlation_id, idempotency_key, nothing, preferences, read_body
+from engram_api.incoming import correlation_id, deadline, idempotency_key, nothing, preferences, read_body
 from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS, SECONDS, UNMATCHED
 from engram_api.repeats import Repeats
 from engram_api.routes import CALL, OPERATIONS, Operation, check
@@ -184,6 +184,7 @@ class Door:
             correlation=exchange.correlation,
             idempotency_key=exchange.key,
             prefer=preferences(request.headers),
+            deadline=deadline(request.headers) if operation.writes else None,
         )
 
     async def _metered(

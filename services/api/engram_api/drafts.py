@@ -35,8 +35,9 @@ def remembering(call: Call[Any, Any], memories: Sequence[NewMemory], now: dateti
 
     What `Remember(...).encode()` would give, put together because this is the door's busiest line.
     """
-    actor = {} if call.caller.actor is None else {"actor": call.caller.actor}
-    shared = to_json({"v": Remember.newest, "accepted_at": now, **actor})[:-1]
+    given = {"actor": call.caller.actor, "deadline": call.deadline}
+    known = {name: value for name, value in given.items() if value is not None}
+    shared = to_json({"v": Remember.newest, "accepted_at": now, **known})[:-1]
     encode = MemoryFields.__pydantic_serializer__.to_json
     drafts = []
     for place, memory in enumerate(memories):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -23,6 +23,7 @@ from engram_api.models import (
     DropEdgeQuery,
     EdgeBody,
     Hits,
+    Job,
     MemoriesQuery,
     MemoryList,
     NeighboursQuery,
@@ -39,7 +40,7 @@ from engram_api.models import (
     WaitQuery,
 )
 from engram_api.readiness import Readiness
-from engram_api.whereabouts import Whereabouts
+from engram_api.whereabouts import Sighting, Whereabouts
 from engram_contracts.commands import (
     DropEdge,
     DropNode,
@@ -50,7 +51,7 @@ from engram_contracts.commands import (
     Revise,
     Think,
 )
-from engram_contracts.errors import NotFound, Rejected, Unavailable
+from engram_contracts.errors import Conflict, NotFound, Rejected, Unavailable
 from engram_contracts.ids import JobId
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
 from engram_contracts.messages import Message
@@ -74,6 +75,7 @@ AnyCall = Call[Any, Any]
 
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NODE_ID: TypeAdapter[str] = TypeAdapter(NodeId)
+CANCELLABLE = ("accepted", "retrying")
 NO_MEMORY = "there is no memory with this id"
 
 
@@ -139,6 +141,7 @@ class Handlers(DeadLetterHandlers):
             id=command_id(call, Revise.op, memory.id),
             accepted_at=datetime.now(UTC),
             actor=call.caller.actor,
+            deadline=call.deadline,
             memory_id=memory.id,
             changes=changes.model_dump(mode="json", exclude_unset=True),
         )
@@ -151,6 +154,7 @@ class Handlers(DeadLetterHandlers):
             id=command_id(call, Forget.op, memory.id),
             accepted_at=datetime.now(UTC),
             actor=call.caller.actor,
+            deadline=call.deadline,
             memory_id=memory.id,
         )
         return await self._acceptor.change(call, Draft.of(command, memory_id=memory.id))
@@ -178,6 +182,7 @@ class Handlers(DeadLetterHandlers):
         command = Think.model_construct(
             id=command_id(call, Think.op), accepted_at=datetime.now(UTC), actor=call.caller.actor,
             question=body.question, limit=body.limit, filters=body.filters, model=body.model,
+            deadline=_deadline(call.deadline, body.deadline_ms),
         )  # fmt: skip
         name, thought = await self._acceptor.question(call, Draft.of(command))
         headers = {"Location": f"/v1/jobs/{name}"}
@@ -204,7 +209,7 @@ class Handlers(DeadLetterHandlers):
         """Accept a node."""
         command = PutNode.model_construct(
             id=command_id(call, PutNode.op, call.body.id), accepted_at=datetime.now(UTC), actor=call.caller.actor,
-            node=call.body.id, attributes=call.body.attributes,
+            deadline=call.deadline, node=call.body.id, attributes=call.body.attributes,
         )  # fmt: skip
         return await self._acceptor.change(call, Draft.of(command))
 
@@ -213,8 +218,9 @@ class Handlers(DeadLetterHandlers):
         node = _node_id(call)
         await self._ask(GetNode(tenant=call.caller.tenant, node=node, limit=1))
         command = DropNode.model_construct(
-            id=command_id(call, DropNode.op, node), accepted_at=datetime.now(UTC), actor=call.caller.actor, node=node
-        )
+            id=command_id(call, DropNode.op, node), accepted_at=datetime.now(UTC), actor=call.caller.actor,
+            deadline=call.deadline, node=node,
+        )  # fmt: skip
         return await self._acceptor.change(call, Draft.of(command))
 
     async def put_edge(self, call: Call[EdgeBody, WaitQuery]) -> Answer:
@@ -224,6 +230,7 @@ class Handlers(DeadLetterHandlers):
             id=command_id(call, PutEdge.op, call.body.source, call.body.type, call.body.target),
             accepted_at=datetime.now(UTC),
             actor=call.caller.actor,
+            deadline=call.deadline,
             **fields,
         )
         return await self._acceptor.change(call, Draft.of(command))
@@ -233,7 +240,7 @@ class Handlers(DeadLetterHandlers):
         query = call.query
         command = DropEdge.model_construct(
             id=command_id(call, DropEdge.op, query.source, query.type, query.target),
-            accepted_at=datetime.now(UTC), actor=call.caller.actor,
+            accepted_at=datetime.now(UTC), actor=call.caller.actor, deadline=call.deadline,
             source=query.source, type=query.type, target=query.target,
         )  # fmt: skip
         return await self._acceptor.change(call, Draft.of(command))
@@ -247,13 +254,30 @@ class Handlers(DeadLetterHandlers):
         return Answer(data=await self._ask(FindPath(tenant=call.caller.tenant, **_fields(call.query))))
 
     async def get_job(self, call: Call[None, NoQuery]) -> Answer:
-        """How far a command has come."""
-        text = call.path["id"]
-        named = JobId.parse(text, call.caller.tenant, self._pepper)
+        """How far a command has come, and how it got there."""
+        told, seen = await self._job(call)
+        return Answer(data=told, meta=_degraded(seen.degraded))
+
+    async def cancel_job(self, call: Call[None, NoQuery]) -> Answer:
+        """Mark a command that has no effect yet as cancelled; workers honour the mark before they handle it."""
+        told, seen = await self._job(call)
+        if told.state == "cancelled":
+            return Answer(data=told, status=200, meta=_degraded(seen.degraded))
+        if told.state not in CANCELLABLE:
+            raise Conflict(f"this job is {told.state}; only what has no effect yet can be cancelled")
+        await self._whereabouts.cancel(call.caller.tenant, self._job_id(call).command, call.caller.actor)
+        return Answer(data=told.model_copy(update={"cancelling": True}), meta=_degraded(seen.degraded))
+
+    async def _job(self, call: AnyCall) -> tuple[Job, Sighting]:
+        named = self._job_id(call)
+        seen = await self._whereabouts.sight(call.caller.tenant, named)
+        return job(call.path["id"], named.command, seen), seen
+
+    def _job_id(self, call: AnyCall) -> JobId:
+        named = JobId.parse(call.path["id"], call.caller.tenant, self._pepper)
         if named is None:
             raise NotFound("there is no job with this id")
-        seen = await self._whereabouts.sight(call.caller.tenant, named)
-        return Answer(data=job(text, named.command, seen), meta=_degraded(seen.degraded))
+        return named
 
     async def get_usage(self, call: Call[None, UsageQuery]) -> Answer:
         """What the tenant used."""
@@ -310,6 +334,12 @@ def _node_id(call: AnyCall) -> str:
         return NODE_ID.validate_python(call.path["id"])
     except ValidationError as error:
         raise Rejected("a node's id reads `type:name`, the type in lower case", field="id") from error
+
+
+def _deadline(at: datetime | None, milliseconds: int | None) -> datetime | None:
+    """The earlier of a moment and so many milliseconds from now."""
+    soon = datetime.now(UTC) + timedelta(milliseconds=milliseconds) if milliseconds is not None else None
+    return min(filter(None, (at, soon)), default=None)
 
 
 def _fields(query: Message) -> dict[str, Any]:

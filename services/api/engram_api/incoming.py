@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import datetime
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -14,8 +15,10 @@ from engram_api.admission import Place
 from engram_api.bodies import PLAIN, inflate, too_large
 from engram_api.calls import Prefer
 from engram_contracts.errors import Rejected
+from engram_contracts.messages import in_utc
 
 MEDIA_TYPES = ("application/json", "application/merge-patch+json")
+DEADLINE = "Engram-Deadline"
 MAX_CORRELATION = 128
 MAX_IDEMPOTENCY_KEY = 255
 _NOT_IN_CORRELATION = re.compile(r"[^A-Za-z0-9._:/+=@-]", re.ASCII)
@@ -87,6 +90,19 @@ def idempotency_key(headers: MultiMapping[str]) -> str | None:
             field="Idempotency-Key",
         )
     return keys[0]
+
+
+def deadline(headers: MultiMapping[str]) -> datetime | None:
+    """The time in `Engram-Deadline` (ISO 8601; UTC where it names no zone). Raises `Rejected` for anything else."""
+    given = headers.getall(DEADLINE, [])
+    if not given:
+        return None
+    try:
+        if len(given) > 1:
+            raise ValueError("given twice")
+        return in_utc(datetime.fromisoformat(given[0].strip()))
+    except ValueError as error:
+        raise Rejected(f"{DEADLINE} must be one time, such as 2026-01-31T12:00:00Z", field=DEADLINE) from error
 
 
 def preferences(headers: MultiMapping[str]) -> Prefer:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from operator import itemgetter
 
-from engram_api.models import Grave, Job, StageReached, Thoughts
-from engram_api.whereabouts import Sighting
+from engram_api.models import Grave, Job, StageReached, Step, Thoughts
+from engram_api.whereabouts import OVER, Sighting
 from engram_contracts.events import JobTrouble
 from engram_contracts.facts import Thought
 from engram_contracts.questions import IndexedMemory, JobRecord, Stage
@@ -14,18 +16,23 @@ from engram_contracts.questions import IndexedMemory, JobRecord, Stage
 def job(text: str, command: str, seen: Sighting) -> Job:
     """The life of the command that `text` names."""
     stages = _stages(command, seen)
-    dead = seen.trouble if _is_dead(seen) and "done" not in stages else None
+    over = seen.trouble if _is_over(seen) and "done" not in stages else None
+    dead = over if over and over.state == "dead" else None
     retried = seen.trouble if _is_retried(seen) else None
+    state: Stage = over.state if over else "retrying" if retried else list(stages)[-1]
+    ended = over if over and over.state != "dead" else None
     return Job(
         id=text,
-        state="dead" if dead else "retrying" if retried else list(stages)[-1],
+        state=state,
         stages=tuple(StageReached(stage=stage, at=at) for stage, at in stages.items()),
         memory_id=_memory_id(seen),
         attempt=retried.attempt if retried else None,
         next_at=retried.next_at if retried else None,
-        reason=retried.reason if retried else None,
+        reason=(retried or ended).reason if retried or ended else None,  # type: ignore[union-attr]  # one is there
         dead=_grave(dead) if dead else None,
         thought=thoughts(text, seen.record.thought) if seen.record and seen.record.thought else None,
+        cancelling=seen.cancel is not None and state in ("accepted", "retrying"),
+        timeline=_timeline(stages, seen, over),
     )
 
 
@@ -58,6 +65,25 @@ def _stages(command: str, seen: Sighting) -> dict[Stage, datetime | None]:
     return stages
 
 
+def _timeline(stages: dict[Stage, datetime | None], seen: Sighting, over: JobTrouble | None) -> tuple[Step, ...]:
+    """Everything that happened, in the order of time; what has no time stays behind what came before it."""
+    reached = [Step(stage=stage, at=at) for stage, at in stages.items()]
+    tries = seen.trouble.tries if seen.trouble else ()
+    failed = [Step(stage=one.stage, at=one.at, attempt=one.attempt, reason=one.reason) for one in tries]
+    asked = [Step(stage="cancelling", at=seen.cancel.at, reason=seen.cancel.actor)] if seen.cancel else []
+    ended = [Step(stage=over.state, at=over.at, attempt=over.attempt, reason=over.reason)] if over else []
+    steps = (*reached[:1], *failed, *asked, *reached[1:], *ended)
+    return tuple(step for _, step in sorted(_timed(steps), key=itemgetter(0)))
+
+
+def _timed(steps: Sequence[Step]) -> Iterator[tuple[datetime, Step]]:
+    """Each step with its time, or where that is not known with that of the one before."""
+    latest = min((step.at for step in steps if step.at), default=datetime.min.replace(tzinfo=UTC))
+    for step in steps:
+        latest = step.at or latest
+        yield latest, step
+
+
 def _accepted_at(seen: Sighting) -> datetime | None:
     if seen.record:
         return seen.record.accepted_at
@@ -71,11 +97,12 @@ def _shows(command: str, indexed: IndexedMemory, record: JobRecord | None) -> bo
 
 
 def _left_the_work_stream(seen: Sighting) -> bool:
-    return seen.waiting is None and "work" not in seen.degraded and not _is_dead(seen) and not _waits_outside(seen)
+    return seen.waiting is None and "work" not in seen.degraded and not _is_over(seen) and not _waits_outside(seen)
 
 
-def _is_dead(seen: Sighting) -> bool:
-    return seen.trouble is not None and seen.trouble.state == "dead"
+def _is_over(seen: Sighting) -> bool:
+    """Whether it ended without an effect, as far as its trouble tells."""
+    return seen.trouble is not None and seen.trouble.state in OVER
 
 
 def _waits_outside(seen: Sighting) -> bool:

@@ -46,6 +46,8 @@ class ThinkBody(Strict):
     limit: int = Field(default=10, ge=1, le=100)
     filters: Filters = Filters()
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+    deadline_ms: int | None = Field(default=None, ge=1, le=86_400_000)
+    """After so many milliseconds the answer is of no use, and nobody works on it any more."""
 
 
 class NodeBody(Strict):
@@ -327,8 +329,21 @@ class Grave(Message):
     reason: str
 
 
+class Step(Message):
+    """Something that happened to a job: a stage it reached, or a try that failed at a service."""
+
+    stage: str
+    at: Moment | None = None
+    attempt: int | None = None
+    reason: str | None = None
+
+
 class Job(Message):
-    """The life of one accepted command. `attempt`, `next_at` and `reason` are there while it is retried."""
+    """The life of one accepted command, in `timeline` step by step.
+
+    `attempt` and `next_at` are there while it is retried, `reason` also when it was cancelled or expired.
+    `cancelling` says that it was asked to end, and no worker has come to it yet.
+    """
 
     id: str
     state: Stage
@@ -339,6 +354,8 @@ class Job(Message):
     reason: str | None = None
     dead: Grave | None = None
     thought: Thoughts | None = None
+    cancelling: bool = False
+    timeline: tuple[Step, ...] = ()
 
 
 class Alive(Message):

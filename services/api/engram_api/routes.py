@@ -169,6 +169,10 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Show how far an accepted command has come.", answer=Job,
     ),
     Operation(
+        name="cancel_job", method="DELETE", path="/v1/jobs/{id}", permission="jobs:write",
+        summary="Call off a command that has no effect yet.", answer=Job, status=202, also={200: Job},
+    ),
+    Operation(
         name="list_dead", method="GET", path="/v1/dead-letters", permission="dead:read", system=True,
         summary="List dead letters, newest first.", query=DeadLettersQuery, answer=DeadLetterList,
     ),

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 
 from engram_api.drafts import Draft
 from engram_api.feeds import Feeds
-from engram_api.whereabouts import Whereabouts
+from engram_api.whereabouts import OVER, Whereabouts
 from engram_contracts.errors import FAMILY, EngramError, Internal
 from engram_contracts.events import JobTrouble, Progress, Thinking
 from engram_contracts.facts import Thought
@@ -68,7 +68,7 @@ class ProgressWait(Wait):
 
     def told(self, command: str, event: Progress) -> None:
         """Take note of an event."""
-        if event.stage == "dead":
+        if event.stage in OVER:
             self._dead = True
             self.drop(command)
         elif event.stage in ("indexed", "linked"):
@@ -154,7 +154,7 @@ class Waits:
                 return
         with contextlib.suppress(EngramError):
             trouble = await self._whereabouts.trouble(tenant, command)
-            if trouble and trouble.state == "dead":
+            if trouble and trouble.state in OVER:
                 wait.fail(trouble)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -14,14 +15,17 @@ from pydantic import ValidationError
 from engram_api.drafts import Draft
 from engram_contracts.commands import Forget, Remember, Revise
 from engram_contracts.errors import EngramError, NotFound
-from engram_contracts.events import JobTrouble
+from engram_contracts.events import CancelMark, JobTrouble
 from engram_contracts.ids import JobId
 from engram_contracts.questions import FindIndexed, FindJob, GetMemory, IndexedMemory, JobRecord, Stage
-from engram_contracts.topology import JOBS, WORK, WorkSubject
+from engram_contracts.topology import CANCELS, JOBS, WORK, WorkSubject
 from engram_runtime.bus import Bus, Stored
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+OVER = ("dead", "cancelled", "expired")
+"""Ends of a job without an effect."""
 
 INDEXED_OPS = frozenset({Remember.op, Revise.op, Forget.op})
 """Commands whose effect the index shows."""
@@ -36,6 +40,7 @@ class Sighting:
     trouble: JobTrouble | None = None
     indexed: IndexedMemory | None = None
     forgotten: bool = False
+    cancel: CancelMark | None = None
     degraded: tuple[str, ...] = ()
 
     @property
@@ -54,9 +59,10 @@ class Whereabouts:
     async def sight(self, tenant: str, job: JobId) -> Sighting:
         """Everything that is known of a job."""
         silent: list[str] = []
-        record, trouble, waiting, indexed = await asyncio.gather(
+        record, trouble, cancel, waiting, indexed = await asyncio.gather(
             self._known("graph", silent, lambda: self.record(tenant, job.command)),
             self._known("jobs", silent, lambda: self.trouble(tenant, job.command)),
+            self._known("jobs", silent, lambda: self.cancel_mark(tenant, job.command)),
             self._known("work", silent, lambda: self._waiting(tenant, job.command, job.sequence)),
             self._known("vectors", silent, lambda: self._indexed(tenant, job.command)),
         )
@@ -73,6 +79,7 @@ class Whereabouts:
             trouble=trouble,
             indexed=indexed,
             forgotten=forgotten,
+            cancel=cancel,
             degraded=tuple(dict.fromkeys(silent)),
         )
 
@@ -94,6 +101,16 @@ class Whereabouts:
         """Why a command is not done yet, where it had trouble."""
         value = await self._bus.bucket(JOBS).get(f"{tenant}.{command}")
         return JobTrouble.model_validate_json(value) if value else None
+
+    async def cancel_mark(self, tenant: str, command: str) -> CancelMark | None:
+        """Who called a command off, and when."""
+        value = await self._bus.bucket(CANCELS).get(f"{tenant}.{command}")
+        return CancelMark.model_validate_json(value) if value else None
+
+    async def cancel(self, tenant: str, command: str, actor: str | None) -> None:
+        """Call a command off. A repeat changes nothing."""
+        mark = CancelMark(at=datetime.now(UTC), actor=actor)
+        await self._bus.bucket(CANCELS).create(f"{tenant}.{command}", mark.encode())
 
     async def _waiting(self, tenant: str, command: str, sequence: int) -> Stored | None:
         """The command on the work stream, if it lies there; a replay put it there under another message's id."""

@@ -35,6 +35,7 @@ def replayed(trouble: JobTrouble | None, letter: DeadLetter, work_sequence: int,
         code=letter.code,
         at=now,
         work_sequence=work_sequence,
+        tries=trouble.tries if trouble else (),
     )
 
 
@@ -49,6 +50,7 @@ def dropped(trouble: JobTrouble | None, letter: DeadLetter, reason: str, now: da
         reason=f"dropped: {reason}",
         code=letter.code,
         at=now,
+        tries=trouble.tries if trouble else (),
     )
 
 

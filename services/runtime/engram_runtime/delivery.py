@@ -1,7 +1,8 @@
 """The delivery policy: what becomes of a message after a try. One place for all stages.
 
 Done is acknowledged. Later is given back with a delay. Never, and worn out, is written to the dead letters
-first and only then acknowledged, so a message is always done, on its way, or buried.
+first and only then acknowledged, so a message is always done, on its way, or buried. What was cancelled, or is past
+its deadline, ends where it is.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from nats.aio.msg import Msg
 
-from engram_contracts.errors import EngramError, Failure
+from engram_contracts.errors import Cancelled, EngramError, Expired, Failure
 from engram_contracts.retry import Retry
 from engram_contracts.topology import due_subject
 
@@ -53,13 +55,22 @@ class Bury:
     why: str
 
 
-Decision = Done | Later | Postpone | Bury
+@dataclass(frozen=True, slots=True)
+class End:
+    """No further try, and nothing to bury: it is not wanted any more."""
+
+    state: Literal["cancelled", "expired"]
+
+
+Decision = Done | Later | Postpone | Bury | End
 
 
 def decide(outcome: Exception | None, *, attempt: int, retry: Retry, chance: float | None = None) -> Decision:
     """What to do after try number `attempt` ended with `outcome`; reads the advice on the error itself."""
     if outcome is None:
         return Done()
+    if isinstance(outcome, (Cancelled, Expired)):
+        return End("cancelled" if isinstance(outcome, Cancelled) else "expired")
     if isinstance(outcome, EngramError) and outcome.retry == "never":
         return Bury("never")
     if retry.worn_out(attempt):

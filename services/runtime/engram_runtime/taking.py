@@ -9,23 +9,26 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from engram_contracts.commands import Command
 from engram_contracts.errors import EngramError, Failure, Rejected, Unavailable
-from engram_contracts.events import JobTrouble, Progress
+from engram_contracts.events import JobTrouble, JobTry, Progress
 from engram_contracts.topology import JOBS, WorkSubject, dead_subject, waiting_subject
 from engram_runtime.appending import CORRELATION
 from engram_runtime.breaker import Breaker, is_away
 from engram_runtime.bus import Appended, Bus, Entry
+from engram_runtime.cancelling import Cancels
 from engram_runtime.context import correlation
 from engram_runtime.delivery import (
     ATTEMPTS,
+    FIRST_ID,
     Bury,
     Done,
+    End,
     Later,
     Postpone,
     Receipt,
@@ -34,8 +37,9 @@ from engram_runtime.delivery import (
     decide,
     waiting_headers,
 )
+from engram_runtime.mirror import ended
 from engram_runtime.service import Delivery, Outcome, Taking
-from engram_runtime.telemetry import BURIED, HANDLED, HANDLING, RETRIED
+from engram_runtime.telemetry import BURIED, ENDED, HANDLED, HANDLING, RETRIED
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ STEPPED_ASIDE = Unavailable("tried alone while its dependency was away")
 ASIDE_SECONDS = 1.0
 TOGETHER = 2
 """So often a batch is tried together before each of its messages is on its own."""
+MOST_TRIES = 20
+"""So many failed tries of a job are remembered."""
 INTERRUPTED = "an earlier try ended without an answer"
 
 
@@ -59,6 +65,7 @@ class Held:
     delivery: Delivery[Command] | None
     broken: EngramError | None = None
     attempt: int = 1
+    tries: tuple[JobTry, ...] = ()
 
 
 class Taker:
@@ -68,8 +75,9 @@ class Taker:
     first, so that a message which kills its worker is found by its recorded tries, and its neighbours are not blamed.
     """
 
-    def __init__(self, bus: Bus, stage: str, taking: Taking, breaker: Breaker) -> None:
+    def __init__(self, bus: Bus, stage: str, taking: Taking, breaker: Breaker, cancels: Cancels | None = None) -> None:
         self._breaker = breaker
+        self._cancels = cancels
         self._bus = bus
         self._stage = stage
         self._taking = taking
@@ -121,7 +129,7 @@ class Taker:
         """A message that comes again: count the try where a crash cannot undo it, then try."""
         past = await self._trouble(item)
         attempt = past.attempt + 1 if past else item.attempt - 1 + item.receipt.delivered
-        item = Held(item.raw, item.receipt, item.tenant, item.job, item.delivery, item.broken, attempt)
+        item = replace(item, attempt=attempt, tries=past.tries if past else ())
         if past and self._retry.worn_out(past.attempt):
             await self._settle(item, Unavailable(f"{past.reason}; {past.attempt} tries"))
             return
@@ -140,6 +148,10 @@ class Taker:
         left = list(items)
         failures = 0
         while left:
+            outcomes.update(self._over(left))
+            left = [item for item in left if item.receipt.sequence not in outcomes]
+            if not left:
+                break
             if len(left) == 1 or (self._breaker.closed and failures == TOGETHER):
                 outcomes[left[0].receipt.sequence] = await self._lone(left[0])
             elif self._breaker.closed:
@@ -149,6 +161,17 @@ class Taker:
                 outcomes.update(await self._probe(left))
             left = [item for item in left if item.receipt.sequence not in outcomes]
         return [outcomes[item.receipt.sequence] for item in items]
+
+    def _over(self, items: Sequence[Held]) -> dict[int, Outcome]:
+        """Those that are not wanted any more, and why."""
+        if self._cancels is None:
+            return {}
+        found = {
+            item.receipt.sequence: self._cancels.over(item.tenant, item.delivery.message)
+            for item in items
+            if item.delivery is not None
+        }
+        return {sequence: reason for sequence, reason in found.items() if reason is not None}
 
     async def _lone(self, item: Held) -> Outcome:
         """One item by itself. While the dependency is away it steps aside, so that others find out whether it is.
@@ -223,7 +246,7 @@ class Taker:
         token = correlation.set(deliveries[0].correlation if len(deliveries) == 1 else None)
         try:
             with HANDLING.labels(self._stage).time():
-                outcomes = await self._taking.handler(deliveries)
+                outcomes = await self._handled(deliveries)
             if not all(is_away(outcome) for outcome in outcomes):
                 self._breaker.answered = time.monotonic()
             return outcomes
@@ -233,6 +256,18 @@ class Taker:
             return [error] * len(items)
         finally:
             correlation.reset(token)
+
+    async def _handled(self, deliveries: Sequence[Delivery[Command]]) -> Sequence[Outcome]:
+        """What the handler says. One that takes a single command is interrupted when that is not wanted any more."""
+        if self._cancels is None or self._taking.consumer.batch > 1:
+            return await self._taking.handler(deliveries)
+        working = asyncio.ensure_future(self._taking.handler(deliveries))
+        over = asyncio.create_task(self._cancels.until_over(deliveries[0].tenant, deliveries[0].message))
+        try:
+            await asyncio.wait((working, over), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else [over.result()]
+        finally:
+            await ended(working, over)
 
     async def _settle(self, item: Held, outcome: Outcome) -> None:
         if outcome is HANDED_BACK:
@@ -250,11 +285,14 @@ class Taker:
         elif isinstance(decision, Later):
             assert outcome is not None
             RETRIED.labels(self._stage).inc()
-            await self._note(item, reason=_words(outcome), code=Failure.of(outcome).code, delay=decision.delay)
+            await self._note(await self._tried(item, outcome), delay=decision.delay, **_told(outcome))
             await item.raw.nak(delay=decision.delay)
         elif isinstance(decision, Postpone):
             assert outcome is not None
             await self._postpone(item, outcome, decision.delay)
+        elif isinstance(decision, End):
+            assert outcome is not None
+            await self._end(item, outcome, decision)
         else:
             assert outcome is not None
             await self._bury(item, outcome, decision)
@@ -280,8 +318,7 @@ class Taker:
         )
         RETRIED.labels(self._stage).inc()
         outside = isinstance((await self._bus.append([waiting]))[0], Appended)
-        reason, code = _words(error), Failure.of(error).code
-        await self._note(item, reason=reason, code=code, delay=delay, outside=outside)
+        await self._note(await self._tried(item, error), delay=delay, outside=outside, **_told(error))
         await (item.raw.respond(ACK) if outside else item.raw.nak(delay=delay))
 
     async def _bury(self, item: Held, error: Exception, decision: Bury) -> None:
@@ -292,10 +329,32 @@ class Taker:
         if sequence is None:
             await item.raw.nak(delay=5.0)
             return
-        await self._note(item, reason=_words(error), code=Failure.of(error).code, dead=sequence)
+        await self._note(await self._tried(item, error), state="dead", dead=sequence, **_told(error))
         await item.raw.respond(ACK)
         died = Progress(stage="dead", commands=(item.job,), at=datetime.now(UTC), reason=_words(error))
         await self._bus.emit(item.tenant, died)
+
+    async def _end(self, item: Held, error: Exception, decision: End) -> None:
+        """Nothing came of it, and nothing will; that is written down before it leaves its stream."""
+        ENDED.labels(self._stage, decision.state).inc()
+        known = await self._with_tries(item)
+        await self._note(known, state=decision.state, **_told(error))
+        await item.raw.respond(ACK)
+        over = Progress(stage=decision.state, commands=(item.job,), at=datetime.now(UTC), reason=_words(error))
+        await self._bus.emit(item.tenant, over)
+
+    async def _tried(self, item: Held, error: Exception) -> Held:
+        """The item with one more failed try among those that are remembered."""
+        item = await self._with_tries(item)
+        tried = JobTry(stage=self._stage, attempt=item.attempt, at=datetime.now(UTC), **_told(error))
+        return replace(item, tries=(*item.tries, tried)[-MOST_TRIES:])
+
+    async def _with_tries(self, item: Held) -> Held:
+        """The item with its tries from before it came back to its stream."""
+        if item.tries or FIRST_ID not in (item.raw.headers or {}):
+            return item
+        value = await self._jobs.get(f"{item.tenant}.{item.job}")
+        return replace(item, tries=JobTrouble.model_validate_json(value).tries) if value else item
 
     async def _trouble(self, item: Held) -> JobTrouble | None:
         value = await self._jobs.get(f"{item.tenant}.{item.job}")
@@ -308,6 +367,7 @@ class Taker:
         *,
         reason: str,
         code: str,
+        state: Literal["retrying", "dead", "cancelled", "expired"] = "retrying",
         delay: float | None = None,
         dead: int | None = None,
         outside: bool = False,
@@ -315,7 +375,7 @@ class Taker:
         """Write down where the job stands, for who asks and for the next try."""
         now = datetime.now(UTC)
         trouble = JobTrouble(
-            state="dead" if dead else "retrying",
+            state=state,
             stage=self._stage,
             attempt=item.attempt,
             reason=reason,
@@ -324,6 +384,7 @@ class Taker:
             next_at=now + timedelta(seconds=delay) if delay is not None else None,
             dead_sequence=dead,
             work_sequence=item.receipt.sequence,
+            tries=item.tries,
             waits_outside=outside,
         )
         with contextlib.suppress(Unavailable):
@@ -376,6 +437,15 @@ async def bury(
         },
     )
     return outcome.sequence
+
+
+class _Told(TypedDict):
+    reason: str
+    code: str
+
+
+def _told(error: Exception) -> _Told:
+    return {"reason": _words(error), "code": Failure.of(error).code}
 
 
 def _words(error: Exception) -> str:

@@ -15,6 +15,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10
 
 HANDLED = Counter("engram_messages_handled_total", "Messages whose effect is stored.", ["stage"])
 RETRIED = Counter("engram_messages_retried_total", "Tries that failed and will be repeated.", ["stage"])
+ENDED = Counter("engram_messages_ended_total", "Messages cancelled, or past their deadline.", ["stage", "state"])
 BURIED = Counter("engram_dead_letters_total", "Messages written to the dead letters.", ["stage"])
 HELD = Gauge("engram_breaker_open", "1 while work is held because a dependency is away.", ["stage"])
 HANDLING = Histogram("engram_batch_seconds", "Time a handler took for a batch.", ["stage"], buckets=BUCKETS)

@@ -4,7 +4,7 @@ import pytest
 
 from engram_api.jobs import job
 from engram_api.whereabouts import Sighting
-from engram_contracts.events import JobTrouble
+from engram_contracts.events import CancelMark, JobTrouble, JobTry
 from engram_contracts.facts import Thought
 from engram_contracts.ids import new_id
 from engram_contracts.memory import Memory
@@ -55,6 +55,8 @@ def trouble(state: str) -> JobTrouble:
         (Sighting(trouble=trouble("retrying")), "embedded", ["accepted", "embedded"]),
         (Sighting(trouble=trouble("dead")), "dead", ["accepted"]),
         (Sighting(trouble=trouble("dead"), record=record()), "dead", ["accepted", "embedded", "linked"]),
+        (Sighting(trouble=trouble("cancelled")), "cancelled", ["accepted"]),
+        (Sighting(trouble=trouble("expired")), "expired", ["accepted"]),
     ],
 )
 def test_the_state_is_the_last_stage_that_can_be_shown(seen: Sighting, state: str, stages: list[str]) -> None:
@@ -89,6 +91,39 @@ def test_a_dead_job_says_where_it_lies() -> None:
     told = job("job_1", COMMAND, Sighting(trouble=trouble("dead")))
 
     assert told.dead is not None and (told.dead.stage, told.dead.sequence) == ("embedder", 7)
+
+
+def test_a_timeline_tells_each_step_and_each_failed_try_in_order() -> None:
+    tries = tuple(
+        JobTry(stage="embedder", attempt=n, at=at(n / 10), code="UNAVAILABLE", reason=f"no model, {n}") for n in (1, 2)
+    )
+    retried = trouble("retrying").model_copy(update={"tries": tries})
+    dead = trouble("dead").model_copy(update={"tries": tries})
+
+    done = job("job_1", COMMAND, Sighting(record=record(), indexed=indexed(), trouble=retried)).timeline
+    buried = job("job_1", COMMAND, Sighting(trouble=dead)).timeline
+
+    assert [(step.stage, step.attempt) for step in done] == [
+        ("accepted", None), ("embedder", 1), ("embedder", 2), ("embedded", None), ("indexed", None),
+        ("linked", None), ("done", None),
+    ]  # fmt: skip
+    assert [(step.stage, step.attempt, step.reason) for step in buried] == [
+        ("accepted", None, None), ("embedder", 1, "no model, 1"), ("embedder", 2, "no model, 2"),
+        ("dead", 3, "no model"),
+    ]  # fmt: skip
+
+
+def test_a_job_that_was_asked_to_end_is_cancelling_until_it_ended_or_is_done() -> None:
+    mark = CancelMark(at=at(1), actor="key1")
+
+    asked = job("job_1", COMMAND, Sighting(waiting=waiting(), cancel=mark))
+    ended = job("job_1", COMMAND, Sighting(trouble=trouble("cancelled"), cancel=mark))
+    late = job("job_1", COMMAND, Sighting(record=record(), indexed=indexed(), cancel=mark))
+
+    assert [(one.state, one.cancelling) for one in (asked, ended, late)] == [
+        ("accepted", True), ("cancelled", False), ("done", False),
+    ]  # fmt: skip
+    assert ended.reason == "no model" and ended.dead is None
 
 
 def test_times_are_those_of_the_parts() -> None:
