@@ -44,7 +44,8 @@ class Consumer:
 
     `batch` messages are handled together, at most `concurrency` batches at a time in one process. `ack_wait` is
     how long a silent worker keeps a message; a living one extends it. Batches that are not full begin `linger`
-    seconds apart. The server never gives up on a message: the delivery policy counts tries and buries what is worn out.
+    seconds apart, those of a process's consumers with the same linger together. The server never gives up on a
+    message: the delivery policy counts tries and buries what is worn out.
     """
 
     name: str
@@ -230,8 +231,8 @@ def _log_consumers(owner: str, *, batch: int, linger: float = 0.001) -> tuple[Co
     )
 
 
-EMBED_NOW = _work_consumers("embedder", INGEST, "interactive")
-EMBED_BULK = _work_consumers("embedder", INGEST, "bulk")
+EMBED_NOW = _work_consumers("embedder", INGEST, "interactive", linger=0.008)
+EMBED_BULK = _work_consumers("embedder", INGEST, "bulk", linger=0.02)
 GRAPH_WORK = tuple(consumer for urgency in LANES for consumer in _work_consumers("graph", GRAPH, urgency))
 THINK = tuple(
     consumer
@@ -247,8 +248,9 @@ REPLAY = Consumer(
 )  # fmt: skip
 """A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
 DUE = Consumer(name="schedule-due", stream=SCHEDULE, filters=("engram.schedule.due.>",))
-VECTORS_LOG = _log_consumers("vectors", batch=64)
-GRAPH_LOG = _log_consumers("graph", batch=500, linger=0.25)
+VECTORS_LOG = _log_consumers("vectors", batch=64, linger=0.008)
+"""In a trickle, a memory waits for two lingers of this length until it can be found; half as long on average."""
+GRAPH_LOG = _log_consumers("graph", batch=500, linger=0.5)
 """A transaction costs the graph milliseconds whatever it holds: waiting a little fills it."""
 EXTRACT_LOG = Consumer(
     name="reasoner-extract", stream=LOG, filters=("engram.log.*.*.remembered",), batch=8, ack_wait=300.0,
@@ -257,11 +259,11 @@ EXTRACT_LOG = Consumer(
 """Provisioned only where `reasoner.extract` is on; switched on later, it begins with the oldest fact."""
 METERING_LOG = Consumer(
     name="metering", stream=LOG, filters=("engram.log.>",), batch=500, ack_wait=30.0,
-    max_ack_pending=4_000, linger=0.2, ack_all=True,
+    max_ack_pending=4_000, linger=1.0, ack_all=True,
 )  # fmt: skip
 METERING_USAGE = Consumer(
     name="metering", stream=USAGE, filters=("engram.usage.>",), batch=200, ack_wait=30.0,
-    max_ack_pending=2_000, linger=0.2, ack_all=True,
+    max_ack_pending=2_000, linger=1.0, ack_all=True,
 )  # fmt: skip
 
 CONSUMERS = (

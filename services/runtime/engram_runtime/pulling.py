@@ -42,12 +42,32 @@ Handle = Callable[[Batch], Awaitable[None]]
 Prepare = Callable[[], Awaitable[None]]
 
 
+class Pace:
+    """When batches that are not full may begin: those of all consumers that share it together, `linger` apart.
+
+    A lone message goes at once. A trickle over many lanes wakes the process once for all of them and not for each,
+    which is most of what a lone message costs.
+    """
+
+    def __init__(self, linger: float) -> None:
+        self._linger = linger
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Wait for the next beginning, if there was one lately."""
+        await asyncio.sleep(max(self._next - time.monotonic(), 0.0))
+
+    def begin(self) -> None:
+        """A batch begins."""
+        self._next = max(self._next, time.monotonic() + self._linger)
+
+
 class Puller:
     """Pulls one durable consumer's messages and hands them on in batches.
 
-    At most `concurrency` batches are handled at once. A batch that is not full begins `linger` seconds after the one
-    before it: a lone message is handled at once, a steady trickle in fewer, fuller batches. `prepare` runs before the
-    first pull and again after `restart`, with nothing of the old session left in hand.
+    At most `concurrency` batches are handled at once. A batch that is not full waits for its turn at the `pace`, by
+    default one of its own. `prepare` runs before the first pull and again after `restart`, with nothing of the old
+    session left in hand.
     """
 
     def __init__(self, client: Client, consumer: Consumer, prepare: Prepare | None = None) -> None:
@@ -59,7 +79,7 @@ class Puller:
         self._arrived = asyncio.Event()
         self._outstanding = 0
         self._heard = 0.0
-        self._next = 0.0
+        self.pace = Pace(consumer.linger)
         self._stopping = False
         self._restarting = False
         self._subscription: Subscription | None = None
@@ -117,12 +137,12 @@ class Puller:
         if not self._ready and not await self._wait():
             return
         if len(self._ready) < self.consumer.batch:
-            await asyncio.sleep(max(self._next - time.monotonic(), 0.0))
+            await self.pace.turn()
         await self._slots.acquire()
         if self._stopping or self._restarting or not self._ready:
             self._slots.release()
             return
-        self._next = time.monotonic() + self.consumer.linger
+        self.pace.begin()
         batch = [self._ready.popleft() for _ in range(min(len(self._ready), self.consumer.batch))]
         await self._request(inbox)
         task = asyncio.create_task(self._handle(handle, batch))
@@ -209,8 +229,10 @@ class MicroBatchSubscriber(BatchPullStreamSubscriber):
 
 
 def subscribe(broker: NatsBroker, puller: Puller, handle: Handle) -> MicroBatchSubscriber:
-    """Declare on the broker that `handle` works off the puller's consumer."""
+    """Declare on the broker that `handle` works off the puller's consumer, at the pace of others of the same linger."""
     consumer = puller.consumer
+    others = (each.puller for each in broker.subscribers if isinstance(each, MicroBatchSubscriber))
+    puller.pace = next((other.pace for other in others if other.consumer.linger == consumer.linger), puller.pace)
     outer: Any = broker.config
     calls: CallsCollection[Any] = CallsCollection()
     described = NatsSubscriberSpecificationConfig(
