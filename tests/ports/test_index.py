@@ -69,9 +69,10 @@ def entry(what: Memory, chunks: int = 1, sequence: int = 1) -> Entry:
     return Entry(memory=what, command="c", log_sequence=sequence, born=1, indexed_at=NOW, spans=spans, reach=chunks)
 
 
-def put(tenant: str, what: Memory, *chunks: object, sequence: int = 1) -> Changes:
+def put(tenant: str, what: Memory, *chunks: object, sequence: int = 1, place: int = 0) -> Changes:
     of = chunks or (chunk(),)
-    points = points_of(tenant, head_of(tenant, what.id), entry(what, len(of), sequence), of)  # type: ignore[arg-type]
+    known = entry(what, len(of), sequence).model_copy(update={"place": place})
+    points = points_of(tenant, head_of(tenant, what.id), known, of)  # type: ignore[arg-type]
     return Changes(put=points)
 
 
@@ -103,6 +104,29 @@ async def test_what_was_put_is_found_by_both_legs_with_its_scores(index: VectorI
     assert candidates.dense[1][1] == pytest.approx((2 * 0.1 + 6 * 0.01) / 1.07, abs=2e-3)
     assert [point for point, _ in candidates.sparse] == [head_of(tenant, memory_id(1))]
     assert candidates.sparse[0][1] > 0
+
+
+async def test_who_stands_at_a_place_is_told_as_it_is_now(index: VectorIndex, tenant: str) -> None:
+    one, two, three = (memory(number, speaker="Ann", user_id=f"user-{number}") for number in (1, 2, 3))
+    heads = [head_of(tenant, each.id) for each in (one, two, three)]
+    everybody, places = wanted(tenant, Filters(), now=NOW), [11, 12, 13]
+    only_two = wanted(tenant, Filters(user_id="user-2"), now=NOW)
+    for what, place in ((one, 11), (two, 12)):
+        await index.write(put(tenant, what, place=place))
+
+    assert set(await index.standing(everybody, places)) == set(heads[:2])
+    assert set(await index.standing(only_two, places)) == {heads[1]}
+    assert await index.standing(wanted(f"{tenant}x", Filters(), now=NOW), places) == {}
+
+    await index.write(put(tenant, three, sequence=3, place=13))
+    await index.write(put(tenant, one, sequence=4, place=20))
+
+    standing = await index.standing(everybody, places)
+    assert {head: look.place for head, look in standing.items()} == {heads[1]: 12, heads[2]: 13}
+
+    await index.write(Changes(put=[tombstone(tenant, heads[1], entry(two))]))
+
+    assert set(await index.standing(everybody, places)) == {heads[2]}
 
 
 async def test_a_leg_without_a_vector_stays_empty(index: VectorIndex, tenant: str) -> None:

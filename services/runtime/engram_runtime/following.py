@@ -113,6 +113,8 @@ class Follower:
             if error.retry == "later":
                 raise
             return error
+        except OSError:
+            raise
         except Exception as error:
             return error
 

@@ -27,6 +27,7 @@ SCOPES = ("user_id", "agent_id", "session_id", "speaker", "kind")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
+SAID = "said="
 SPECIAL = re.compile(r"[\s%]")
 as_json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -85,7 +86,12 @@ def session_among(tenant: str, session: str) -> Wanted:
 
 def said_by(tenant: str, name: str) -> Wanted:
     """The conditions for what was said by somebody with this word (in lower case) in their name."""
-    return Wanted(tenant, must=(Match(TERMS, (as_token(f"said={name}"),)),))
+    return Wanted(tenant, must=(Match(TERMS, (f"{SAID}{as_token(name)}",)),))
+
+
+def names_said(terms: str) -> list[str]:
+    """The tokens of the words in the speaker's name, of a memory with these `terms`."""
+    return [term.removeprefix(SAID) for term in terms.split() if term.startswith(SAID)]
 
 
 def microseconds(moment: datetime) -> int:
@@ -97,7 +103,7 @@ def terms(memory: MemoryFields) -> str:
     """A memory's tokens. Metadata that is a list gives none: filters ask for equality with one value."""
     found = [f"{name}={value}" for name in SCOPES if (value := getattr(memory, name)) is not None]
     if memory.speaker:
-        found += [f"said={word}" for word in memory.speaker.casefold().split()]
+        found += [f"{SAID}{word}" for word in memory.speaker.casefold().split()]
     if memory.tags:
         found += [f"tag={tag}" for tag in memory.tags]
     if memory.metadata:

@@ -140,6 +140,7 @@ class Handlers:
         except BaseException:
             self._places.forget()
             raise
+        self._recaller.speakers.heard(changes)
         self._places.trim()
 
     async def _in_session(self, tenant: str, session: str) -> int:

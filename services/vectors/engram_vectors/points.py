@@ -86,6 +86,11 @@ class Changes:
         yield from (point.id for point in self.put)
         yield from (point for each in self.relabel for point in each.ids)
 
+    def payloads(self) -> Iterator[Payload]:
+        """What is set on points."""
+        yield from (point.payload for point in self.put)
+        yield from (each.payload for each in self.relabel)
+
 
 def head_of(tenant: str, memory_id: str) -> PointId:
     """The id of a memory's first point."""

@@ -119,12 +119,14 @@ class Attempt:
 class Recaller:
     """Answers recalls from an index, with the help of embedder and graph over the bus."""
 
-    def __init__(self, index: VectorIndex, bus: Bus, *, weights: Weights, candidates: int) -> None:
+    def __init__(
+        self, index: VectorIndex, bus: Bus, *, weights: Weights, candidates: int, speakers: Speakers | None = None
+    ) -> None:
         self._index = index
         self._bus = bus
         self._weights = weights
         self._candidates = candidates
-        self._speakers = Speakers(index)
+        self.speakers = speakers or Speakers(index)
 
     async def recall(self, question: Recall, *, now: datetime) -> Recollection:
         """The best memories for a query as of `now`."""
@@ -178,7 +180,7 @@ class Recaller:
         speakers: frozenset[str] | None = None
         names = names_in(query) if weights.speaker or weights.first_person else []
         if names:
-            asked = self._speakers.among(attempt.question.tenant, names)
+            asked = self.speakers.among(attempt.question.tenant, names)
             speakers = await attempt.of_index("understand", asked)
         attempt.hints = replace(attempt.hints, times=stretches, speakers=speakers or frozenset())
 

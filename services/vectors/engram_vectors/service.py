@@ -20,6 +20,7 @@ from engram_vectors.positions_bucket import BucketPositions
 from engram_vectors.positions_file import FilePositions
 from engram_vectors.recalling import Recaller
 from engram_vectors.settings import Settings
+from engram_vectors.speakers import Speakers
 from engram_vectors.turns import Turns
 
 
@@ -28,7 +29,8 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     """The vectors service; leaving it flushes the index and keeps the positions."""
     async with _index(settings) as index, _positions(index, _store(settings, bus)) as positions:
         how = settings.vectors
-        recaller = Recaller(index, bus, weights=how.weights, candidates=how.candidates)
+        speakers = Speakers(index, alone=settings.adapter == "edge")
+        recaller = Recaller(index, bus, weights=how.weights, candidates=how.candidates, speakers=speakers)
         turns = Turns(writers=1 if settings.adapter == "edge" else len(how.partitions))
         handlers = Mender(index, positions, recaller, bus, turns=turns)
         yield Service(
