@@ -34,7 +34,6 @@ from engram_vectors.points import (
     RECORD,
     TAIL,
     Changes,
-    Payload,
     Point,
     PointId,
     Relabel,

@@ -19,7 +19,8 @@ class Speakers:
     """Answers from memory where it can.
 
     A new speaker is known at once where this process writes what they say (`heard`), elsewhere after
-    `UNKNOWN_SECONDS` at the latest. `alone` says that nobody else writes to the index, so that what is unknown stays so until then.
+    `UNKNOWN_SECONDS` at the latest. `alone` says that nobody else writes to the index, so that who is unknown stays so
+    until then.
     """
 
     def __init__(self, index: VectorIndex, *, alone: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
