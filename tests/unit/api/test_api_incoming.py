@@ -1,8 +1,10 @@
+from datetime import UTC, datetime
+
 import pytest
 from multidict import CIMultiDict
 
 from engram_api.calls import Prefer
-from engram_api.incoming import correlation_id, idempotency_key, preferences
+from engram_api.incoming import correlation_id, deadline, idempotency_key, preferences
 from engram_contracts.errors import Rejected
 
 
@@ -47,3 +49,19 @@ def test_a_bad_idempotency_key_is_refused(keys: list[str]) -> None:
         idempotency_key(CIMultiDict([("Idempotency-Key", key) for key in keys]))
 
     assert caught.value.field == "Idempotency-Key"
+
+
+def test_a_deadline_is_a_time_in_utc_where_it_names_no_zone() -> None:
+    assert deadline(CIMultiDict()) is None
+    given = [
+        deadline(CIMultiDict({"engram-deadline": text})) for text in ("2026-01-31T13:00:00+01:00", "2026-01-31T12:00")
+    ]
+    assert given == [datetime(2026, 1, 31, 12, tzinfo=UTC)] * 2
+
+
+@pytest.mark.parametrize("given", [["soon"], ["5000"], ["2026-01-31", "2026-01-31"]])
+def test_what_is_no_time_is_no_deadline(given: list[str]) -> None:
+    with pytest.raises(Rejected) as caught:
+        deadline(CIMultiDict([("Engram-Deadline", text) for text in given]))
+
+    assert caught.value.field == "Engram-Deadline"
