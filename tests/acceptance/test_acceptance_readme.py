@@ -34,7 +34,7 @@ MAKE = {
     "run": "bin/engram serve",
     "check": "bin/lint-imports --no-logo",
     "bench": "benchmarks.bench",
-    "chaos": "-m chaos",
+    "chaos": "tests/chaos/together.py",
 }
 """What a target of the Makefile runs in the end."""
 

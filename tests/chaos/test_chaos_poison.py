@@ -176,6 +176,8 @@ def told(letter: Buried | None) -> str:
 
 async def test_a_worker_that_stands_still_is_replaced(case: Case, tmp_path: Path) -> None:
     """As a hang in native code would: the process is there, holds its messages, and does nothing."""
+    if not case.plan.long:
+        pytest.skip("SKIPPED: only in the long run")
     case.asked = "work goes on, 0 lost"
     journal = Journal(tmp_path / "journal.jsonl")
     async with running(tmp_path / "engram") as system:
@@ -227,12 +229,11 @@ async def test_replay_with_its_worker_killed(case: Case, tmp_path: Path) -> None
     case.run = f"{count} dead letters at {rate:.0f}/s, the replayer killed {kills} times"
     case.note(str(verdict))
     case.note(f"{status.state}: {status.replayed} replayed, {status.failed} failed, {status.swallowed} swallowed")
-    case.bound("rate", status.per_second or 0.0, rate * 1.1, unit="a second")
+    case.bound("rate off by", 100 * abs(1 - (status.per_second or 0.0) / rate), 10.0, unit="%")
     assert (status.state, status.replayed, status.failed, status.swallowed) == ("done", count, 0, 0)
     assert dead == []
     assert verdict.faults == {}
     assert verdict.kept == count
-    assert (status.per_second or 0.0) >= rate * 0.9 or case.missed.append("rate below 90 %") is None
 
 
 async def remember_refused(system: System, keys: dict[str, str], journal: Journal, count: int) -> None:

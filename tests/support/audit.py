@@ -266,11 +266,12 @@ def audit(
     *,
     index: Callable[[], tuple[list[Found], list[str]]] | None = None,
     spared: Callable[[Story], bool] = lambda _: False,
+    net: bool = False,
 ) -> Verdict:
     """Compare the journal with the record, the index, the ledger and the dead letters.
 
     `index` reads an index that is not the embedded one. `spared` names what may be missing (what a setting does not
-    promise).
+    promise). With `net`, memories that the ledger counted as created and deleted again may be gone from the record.
     """
     record = read_record(data_dir)
     indexed, strays = index() if index else read_edge(data_dir)
@@ -279,7 +280,7 @@ def audit(
     _check_record(verdict, journal, stories, record, {b.memory_id for b in dead}, spared)
     _check_doubles(verdict, record, indexed)
     _check_index(verdict, record.memories, indexed)
-    _check_ledger(verdict, record.memories, read_ledger(data_dir))
+    _check_ledger(verdict, record.memories, read_ledger(data_dir), net=net)
     return verdict
 
 
@@ -346,21 +347,28 @@ def _check_index(verdict: Verdict, recorded: Sequence[Found], indexed: Sequence[
             verdict.unequal.append(f"index: {key} is {found[key]}, the record {kept[key]}")
 
 
-def _check_ledger(verdict: Verdict, recorded: Sequence[Found], ledger: Ledger) -> None:
+def _check_ledger(verdict: Verdict, recorded: Sequence[Found], ledger: Ledger, *, net: bool) -> None:
     counts: defaultdict[tuple[str, str], int] = defaultdict(int)
     for memory in recorded:
         counts[memory.tenant, "memories_created"] += 1
         counts[memory.tenant, "memories_deleted"] += memory.name is None
         counts[memory.tenant, "storage_bytes"] += memory.size
+    for tenant, meter in [key for key in counts if net and key[1] == "memories_deleted"]:
+        counts[tenant, "memories_created"] += ledger.totals.get((tenant, meter), 0) - counts.pop((tenant, meter))
     for (tenant, meter), wanted in counts.items():
         if (told := ledger.totals.get((tenant, meter), 0)) != wanted:
             verdict.unequal.append(f"ledger: {tenant} has {told} {meter}, the record {wanted}")
-    sizes = {(m.tenant, m.id): m.size if m.name is not None else None for m in recorded}
-    for (tenant, identity), held in ledger.sizes.items():
-        if len(held) > 1:
-            verdict.doubled.append(f"ledger: size of {identity}")
-        elif (tenant, identity) not in sizes:
-            verdict.ghosts.append(f"ledger: {tenant}/{identity}")
-        elif held != [sizes[tenant, identity]]:
-            verdict.unequal.append(f"ledger: {identity} has {held} bytes, the record {sizes[tenant, identity]}")
+    _check_sizes(verdict, {(m.tenant, m.id): m.size if m.name is not None else None for m in recorded}, ledger, net=net)
     verdict.doubled += [f"ledger: {entry}" for entry in ledger.doubled]
+
+
+def _check_sizes(verdict: Verdict, sizes: dict[tuple[str, str], int | None], ledger: Ledger, *, net: bool) -> None:
+    for key, held in ledger.sizes.items():
+        if len(held) > 1:
+            verdict.doubled.append(f"ledger: size of {key}")
+        elif key not in sizes:
+            if not (net and held == [None]):
+                verdict.ghosts.append(f"ledger: {key}")
+        elif held != [sizes[key]]:
+            verdict.unequal.append(f"ledger: {key} has {held} bytes, the record {sizes[key]}")
+    verdict.unequal += [f"ledger: nothing of {key}" for key in sizes.keys() - ledger.sizes.keys()]
