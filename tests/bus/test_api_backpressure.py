@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from nats.js.errors import ServiceUnavailableError
 
 from engram_contracts.questions import FindJob, Found, Recall, Recollection
-from engram_contracts.topology import USAGE, WORK
+from engram_contracts.topology import USAGE, WORK, work_subject
 from engram_runtime.provision import provision
 from support.door import DoorUnderTest, Reply, open_door
 from support.servers import NatsServer, nats_server
@@ -99,6 +100,24 @@ async def test_a_refusal_follows_what_waits_and_how_fast_it_goes(door: DoorUnder
         await provision(door.bus.jetstream, streams=(WORK,), consumers=(), buckets=())
 
     assert (refused.status, refused.error["code"], refused.headers["Retry-After"]) == (429, "RATE_LIMITED", "60")
+
+
+async def test_a_producer_on_the_broker_reads_the_same_refusals(door: DoorUnderTest) -> None:
+    async def refused(**bound: int) -> tuple[int, str]:
+        await provision(door.bus.jetstream, streams=(dataclasses.replace(WORK, **bound),), consumers=(), buckets=())
+        try:
+            with pytest.raises(ServiceUnavailableError) as caught:
+                for _ in range(4):
+                    await door.bus.jetstream.publish(work_subject("direct", "forget"), b"{}")
+            return int(caught.value.err_code or 0), str(caught.value.description)
+        finally:
+            await provision(door.bus.jetstream, streams=(WORK,), consumers=(), buckets=())
+            await door.bus.jetstream.purge_stream(WORK.name)
+
+    tenant, messages = await refused(per_subject=3), await refused(max_messages=3)
+
+    assert (tenant[0], messages[0]) == (10077, 10077)
+    assert tenant[1].endswith("per subject exceeded") and "per subject" not in messages[1]
 
 
 async def write(door: DoorUnderTest, key: str = "") -> Reply:
