@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Protocol, runtime_checkable
 
-from aiohttp import web
 from pydantic import SecretStr
 
 from engram_api.accepting import Acceptor
@@ -18,6 +16,7 @@ from engram_api.door import Door
 from engram_api.gate import Gate
 from engram_api.handlers import Handlers
 from engram_api.keyring import open_keyring
+from engram_api.listening import listening
 from engram_api.outstanding import Outstanding
 from engram_api.pressure import Pressure
 from engram_api.readiness import Readiness
@@ -27,17 +26,11 @@ from engram_api.usage import UsageLog
 from engram_api.waits import Waits
 from engram_api.whereabouts import Whereabouts
 from engram_api.writes import Writer
-from engram_contracts.errors import Rejected
 from engram_contracts.ids import new_id
 from engram_contracts.topology import IDEMPOTENCY
 from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.keys import load_pepper
 from engram_runtime.service import Service
-
-log = logging.getLogger(__name__)
-
-LINGER_SECONDS = 5.0
-"""How long the rest of a refused body is read and dropped, so that the client sees the refusal."""
 
 
 @runtime_checkable
@@ -84,7 +77,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             requests=serve.requests, tenant_requests=serve.tenant_requests, body_bytes=serve.body_bytes
         )
         door = Door(handlers, serve, gate=gate, admission=admission, usage=usage, repeats=repeats)
-        await stack.enter_async_context(_listening(door, serve))
+        await stack.enter_async_context(listening(door.application(), serve))
         stack.callback(waits.close)
         yield Service(name="api", checks={"keys": keyring.check})
 
@@ -96,38 +89,6 @@ def _committer(bus: Bus, serve: ServeSettings) -> Committer[Entry, Appended]:
         each=serve.waiting // 2,
         patience=serve.broker_seconds,
     )
-
-
-@contextlib.asynccontextmanager
-async def _listening(door: Door, settings: ServeSettings) -> AsyncIterator[None]:
-    runner = web.AppRunner(
-        door.application(),
-        access_log=None,
-        logger=_silent(),
-        auto_decompress=False,
-        keepalive_timeout=settings.idle_seconds,
-        lingering_time=LINGER_SECONDS,
-        shutdown_timeout=settings.drain_seconds,
-    )
-    await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port, reuse_port=settings.reuse_port or None)
-    try:
-        try:
-            await site.start()
-        except OSError as error:
-            where = f"{settings.host}:{settings.port}"
-            raise Rejected(f"cannot listen on {where}: {error.strerror}; set ENGRAM_SERVE_PORT") from error
-        log.info("listening", extra={"url": site.name})
-        yield
-    finally:
-        await runner.cleanup()
-
-
-def _silent() -> logging.Logger:
-    """A logger for the HTTP library, which would log malformed requests word by word, keys and all."""
-    logger = logging.Logger("aiohttp.server")
-    logger.addHandler(logging.NullHandler())
-    return logger
 
 
 def _secret(setting: SecretStr | None) -> str | None:

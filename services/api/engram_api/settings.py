@@ -11,11 +11,12 @@ from engram_runtime.settings import Common, Section
 class ServeSettings(Section):
     """Where the door listens and what it bears. Sizes are bytes, durations seconds.
 
-    `reuse_port` lets several doors share one port. `idle_seconds` bounds a connection that sends no whole request
-    head, `body_seconds` one that does not finish its body. `waiting` bounds the messages that wait for the broker's
-    acknowledgement, which must come within `broker_seconds`. `requests` and `body_bytes` bound what is in hand at
-    once, `tenant_requests` what of it is one tenant's, `tenant_bytes` what one tenant has waiting on the work stream.
-    Past its own bounds a tenant is refused with 429, past those of all with 503; who holds least is refused last.
+    `reuse_port` lets several doors share one port; `socket` is the number of an open one that listens already.
+    `idle_seconds` bounds a connection that sends no whole request head, `body_seconds` one that does not finish its
+    body. `waiting` bounds the messages that wait for the broker's acknowledgement, which must come within
+    `broker_seconds`. `requests` and `body_bytes` bound what is in hand at once, `tenant_requests` what of it is one
+    tenant's, `tenant_bytes` what one tenant has waiting on the work stream. Past its own bounds a tenant is refused
+    with 429, past those of all with 503; who holds least is refused last.
 
     A repeat under an idempotency key waits `repeat_seconds` for the first request's answer, then it is refused with
     409; a request that a door left behind is taken over `lease_seconds` after its last sign of life.
@@ -24,6 +25,7 @@ class ServeSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8765, ge=0, le=65_535)
     reuse_port: bool = False
+    socket: int | None = None
     body_limit: int = Field(default=MiB, ge=1_024)
     bulk_body_limit: int = Field(default=4 * MiB, ge=1_024)
     body_seconds: float = Field(default=30.0, gt=0)

@@ -78,6 +78,14 @@ def serve(
 
 
 @app.command()
+def restart(context: typer.Context) -> None:
+    """Start every process anew, one after another; what is asked meanwhile is answered."""
+    from engram.serving import restart as run  # noqa: PLC0415 (the supervisor's imports are not the client's)
+
+    guarded(lambda: run(context.obj.data_dir, lambda line: typer.echo(f"engram: {line}", err=True)))
+
+
+@app.command()
 def provision(
     context: typer.Context,
     check: Annotated[bool, typer.Option("--check", help="Only report differences.")] = False,

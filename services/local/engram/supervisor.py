@@ -1,6 +1,7 @@
 """Runs all of Engram on one machine: the broker and one process per service, from one preloaded parent.
 
-What dies is started again. SIGTERM, SIGINT and SIGHUP drain: doors first, then the workers, the broker last.
+What dies is started again. SIGTERM, SIGINT and SIGHUP drain: doors first, then the workers, the broker last. SIGUSR1
+starts every process anew, one after another; the door's socket is the supervisor's, so that it is never shut.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,20 +22,28 @@ from typing import IO, Any
 from engram import broker
 from engram.processes import Child, program
 from engram.settings import Settings
-from engram_contracts.errors import Conflict, Unavailable
+from engram_contracts.errors import Conflict, Rejected, Unavailable
 
 ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering", "recovery", "api")
 """Start order of the services; they stop the other way round."""
+
+OVERLAPPING = frozenset({"embedder", "embedder-query", "reasoner", "recovery", "api"})
+"""These start anew before the old one ends. The others own files, which one process at a time may have open."""
 
 BEHIND = {"graph": 5, "metering": 5}
 """Followers that may lag under load give way to what clients wait for."""
 
 PRELOADED = ("numpy", "engram_runtime.host", "engram_contracts.topology")
+BACKLOG = 1_024
 LOCK_SECONDS = 3.0
 BROKER_SECONDS = 30.0
 READY_SECONDS = 60.0
 MOST_STARTS = 5
 """So often a process may be started before the system is ready."""
+RESTART_SECONDS = 60.0
+"""So long a process may take to be ready again."""
+KILL_SECONDS = 25.0
+"""So long a process may take to end when another one takes its place."""
 DRAIN_SECONDS = (16.0, 26.0, 29.0)
 """By when doors, workers and broker must have ended, counted from the signal; then they are killed."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (addresses to listen on, and where to reach them)
@@ -55,6 +65,9 @@ class Supervisor:
         self._children: list[Child] = []
         self._lock: IO[str] | None = None
         self._told: signal.Signals | None = None
+        self._asked_to_restart = False
+        self._restarts: dict[str, Any] = {"count": 0, "failed": None}
+        self._socket: socket.socket | None = None
 
     def run(self) -> None:
         """Start everything, keep it running until told to stop, then drain."""
@@ -70,6 +83,8 @@ class Supervisor:
                 self._tell(f"ready on {self.url} after {time.monotonic() - began:.1f} s")
             while self._told is None:
                 self._watch(1.0)
+                if self._asked_to_restart:
+                    self._restart_all()
             self._tell("draining")
         finally:
             self._stop()
@@ -81,6 +96,8 @@ class Supervisor:
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     def _start_services(self) -> None:
+        self._socket = _listening(self._host, self._port)
+        self._flags["serve"]["socket"] = self._socket.fileno()
         for name in ORDER:
             if name != "embedder-query" or self._settings.embedder.adapter == "fastembed":
                 self._begin(Child(name, self._service(name), self._log(name), BEHIND.get(name, 0)))
@@ -136,16 +153,18 @@ class Supervisor:
     def _service(self, name: str) -> Callable[[], None]:
         service, _, role = name.partition("-")
         split = self._settings.embedder.adapter == "fastembed" and service == "embedder"
-        flags = (
-            {**self._flags, "embedder": {**self._flags.get("embedder", {}), "role": role or "work"}} if split else {}
-        )
+        own = {**self._flags, "host": {**self._flags.get("host", {}), "ready_file": str(self._ready_file(name))}}
+        if split:
+            own["embedder"] = {**own.get("embedder", {}), "role": role or "work"}
 
         def body() -> None:
+            if service != "api" and self._socket is not None:
+                self._socket.close()
             host = importlib.import_module("engram_runtime.host")
             package = f"engram_{service}"
             opener = importlib.import_module(f"{package}.service").open_service
             kind = importlib.import_module(f"{package}.settings").Settings
-            host.run(service, opener, kind, flags or self._flags)
+            host.run(service, opener, kind, own)
 
         return body
 
@@ -163,11 +182,82 @@ class Supervisor:
             "url": self.url,
             "nats": self._flags.get("nats", {}).get("url"),
             "processes": {child.name: child.pid for child in self._children},
+            "restarts": self._restarts,
         }
         file = self._data / "run.json"
         part = file.with_suffix(".part")
         part.write_text(json.dumps(state))
         part.replace(file)
+
+    def _ready_file(self, name: str) -> Path:
+        return self._data / "run" / name
+
+    def _restart_all(self) -> None:
+        """Every process anew, one after another, each once the one before it is ready; the broker first."""
+        self._asked_to_restart = False
+        failed = None
+        for child in list(self._children):
+            if self._told is None and failed is None and not self._restart(child):
+                failed = child.name
+                self._tell(f"{child.name} is not ready again; what has not been started anew is left as it is")
+        self._restarts = {"count": self._restarts["count"] + 1, "failed": failed}
+        self._record()
+        if failed is None:
+            self._tell("everything is started anew")
+
+    def _restart(self, child: Child) -> bool:
+        """Whether a new process of it is ready."""
+        if child.name in OVERLAPPING:
+            return self._hand_over(child)
+        old = child.pid
+        child.tell(signal.SIGTERM)
+        child.started = 0.0  # it ends because it is told to: no pause before it starts again
+        began = time.monotonic()
+        while self._told is None and (child.pid in (old, None) or not self._is_ready(child)):
+            if time.monotonic() - began > RESTART_SECONDS:
+                return False
+            if child.pid == old and time.monotonic() - began > KILL_SECONDS:
+                child.tell(signal.SIGKILL)
+            self._watch(0.02)
+        return True
+
+    def _hand_over(self, child: Child) -> bool:
+        """Start a new process beside the old one, and end that once the new one is ready."""
+        new = Child(child.name, child.body, child.log, child.nice)
+        new.start()
+        began = time.monotonic()
+        while self._told is None and not self._is_ready(new):
+            gone = os.waitpid(new.pid or 0, os.WNOHANG)[0]
+            if gone or time.monotonic() - began > RESTART_SECONDS:
+                if not gone:
+                    _end([new], time.monotonic() + 1.0)
+                return False
+            self._watch(0.02)
+        if self._told is not None:
+            _end([new], time.monotonic() + 1.0)
+            return False
+        self._children[self._children.index(child)] = new
+        self._record()
+        self._leave(child)
+        return True
+
+    def _leave(self, child: Child) -> None:
+        """End a process that has been replaced."""
+        child.tell(signal.SIGTERM)
+        deadline = time.monotonic() + KILL_SECONDS
+        while child.pid and os.waitpid(child.pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                child.tell(signal.SIGKILL)
+            self._watch(0.02)
+
+    def _is_ready(self, child: Child) -> bool:
+        """Whether the process that runs now says that it does its work; of the broker, whether it listens."""
+        if child.name == "nats":
+            return broker.answers(self._data / "nats", int(self._flags["nats"]["url"].rpartition(":")[2]))
+        try:
+            return self._ready_file(child.name).read_text() == str(child.pid)
+        except OSError:
+            return False
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -190,7 +280,9 @@ class Supervisor:
         """Wait for a signal, then start again what died and is due."""
         pause = min([seconds, *(max(0.0, child.due - time.monotonic()) for child in self._children if not child.pid)])
         told = signal.sigtimedwait(_SIGNALS, pause)
-        if told is not None and told.si_signo != signal.SIGCHLD:
+        if told is not None and told.si_signo == signal.SIGUSR1:
+            self._asked_to_restart = True
+        elif told is not None and told.si_signo != signal.SIGCHLD:
             self._told = signal.Signals(told.si_signo)
             return
         self._reap()
@@ -216,10 +308,25 @@ class Supervisor:
         began = time.monotonic()
         for group, seconds in zip((doors, workers, brokers), DRAIN_SECONDS, strict=True):
             _end(group, began + seconds)
+            if self._socket is not None:
+                self._socket.close()
         (self._data / "run.json").unlink(missing_ok=True)
 
 
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD}
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises `Rejected` where the port is taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise Rejected(f"cannot listen on {host}:{port}: {error.strerror}; set ENGRAM_SERVE_PORT") from error
+    return listener
 
 
 def _flags(settings: Settings, port: int) -> dict[str, Any]:

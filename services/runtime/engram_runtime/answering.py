@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -10,6 +11,8 @@ from faststream.middlewares import AckPolicy
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from engram_contracts.errors import EngramError, Failure, Overloaded, Rejected
@@ -33,6 +36,7 @@ class Answerer:
         self._client = client
         self._service = service
         self._running: set[asyncio.Task[None]] = set()
+        self._subscribers: list[Any] = []
 
     def declare(self, broker: NatsBroker, kind: type[Question[Any]], answer: Answer) -> None:
         """Take questions of this kind, together with all other instances of the service."""
@@ -47,13 +51,20 @@ class Answerer:
             ack_policy=AckPolicy.MANUAL,
             title=f"{self._service}.{kind.verb}",
         )
+        self._subscribers.append(subscriber)
         subscriber(take)
         subscriber.consume = take  # type: ignore[assignment]  # FastStream's way to a handler costs 130 us a question
 
     async def finish(self, *, within: float) -> None:
-        """Wait for the questions under way."""
+        """Take no more questions, and answer those that came; the server gives what follows to another instance."""
+        subscriptions = [each.subscription for each in self._subscribers if each.subscription is not None]
+        await asyncio.gather(*(_drained(subscription) for subscription in subscriptions))
+        for subscriber in self._subscribers:
+            subscriber.subscription = None
         if self._running:
             await asyncio.wait(self._running, timeout=within)
+        with contextlib.suppress(NatsError, TimeoutError):
+            await self._client.flush()
 
     def _begin(self, message: Msg, kind: type[Question[Any]], answer: Answer) -> None:
         if len(self._running) >= MOST_AT_ONCE:
@@ -73,6 +84,11 @@ class Answerer:
             await self._client.publish(message.reply, Failure.of(error).encode(), headers={FAILED: "1"})
         else:
             await self._client.publish(message.reply, reply.encode())
+
+
+async def _drained(subscription: Subscription) -> None:
+    with contextlib.suppress(NatsError, TimeoutError):
+        await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
 
 def _decode(kind: type[Question[Any]], body: bytes) -> Question[Any]:

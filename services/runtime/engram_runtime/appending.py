@@ -50,6 +50,11 @@ class Appender:
         """Listen for acknowledgements; once, before the first append."""
         await listen(self._client, f"{self._inbox}.*", self._acknowledged)
 
+    def reconnected(self) -> None:
+        """The connection is back: what was sent before may be lost, so it is sent again without waiting for it."""
+        for acks in {id(acks): acks for acks, _ in self._waiting.values()}.values():
+            acks.give_up()
+
     async def append(self, entries: Sequence[Entry], *, within: float = APPEND_SECONDS) -> list[Outcome]:
         """One outcome per entry, in order, after at most `within` seconds. Entries of one stream keep their order."""
         if not entries:
@@ -136,6 +141,10 @@ class _Acks:
         self._left -= 1
         if not self._left:
             self._done.set()
+
+    def give_up(self) -> None:
+        """Wait for no more of them."""
+        self._done.set()
 
     async def all(self, within: float) -> None:
         """Return when all are there, or the time is up."""

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
@@ -23,7 +24,7 @@ from engram_runtime.breaker import Breaker
 from engram_runtime.following import Follower
 from engram_runtime.health import Health, HealthPage
 from engram_runtime.nats_bus import NatsBus, open_bus
-from engram_runtime.pulling import Puller, subscribe
+from engram_runtime.pulling import MicroBatchSubscriber, Puller, subscribe
 from engram_runtime.returning import Returner
 from engram_runtime.service import Probe, Service
 from engram_runtime.settings import Common, load
@@ -63,8 +64,15 @@ async def _serve(name: str, open_service: Open[S], settings: S, told: asyncio.Ev
         hosted(service, bus, settings),
     ):
         log.info("ready", extra={"instance": bus.instance})
+        _tell_ready(settings.host.ready_file)
         await told.wait()
         log.info("draining")
+
+
+def _tell_ready(file: Path | None) -> None:
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(os.getpid()))
 
 
 @contextlib.asynccontextmanager
@@ -143,9 +151,13 @@ def _own_checks(bus: NatsBus, followers: Sequence[Follower], breaker: Breaker) -
 
 
 async def _drain(bus: NatsBus, answerer: Answerer, seconds: float) -> None:
+    """Stop taking work and finish what runs, then stop answering: questions find somebody for as long as may be."""
+    pulling = [each for each in bus.broker.subscribers if isinstance(each, MicroBatchSubscriber)]
+
     async def stop() -> None:
-        await asyncio.gather(*(subscriber.stop() for subscriber in bus.broker.subscribers))
+        await asyncio.gather(*(subscriber.stop() for subscriber in pulling))
         await answerer.finish(within=seconds)
+        await asyncio.gather(*(each.stop() for each in bus.broker.subscribers if each not in pulling))
 
     try:
         await asyncio.wait_for(stop(), seconds)

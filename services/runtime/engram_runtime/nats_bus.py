@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -38,6 +39,13 @@ E = TypeVar("E", bound=Event)
 FAILED = "Engram-Failed"
 RECONNECT_SECONDS = 1.5
 LOOK_SECONDS = 0.02
+ASK_AGAIN_SECONDS = 0.02
+MISSING_SECONDS = 3.0
+"""So long after a service was first missed it may be one that is started again; later, it is away."""
+
+
+class LostError(NatsError):
+    """The connection was lost while an answer was waited for, and is back: whoever was asked may not have heard."""
 
 
 class NatsBus:
@@ -50,6 +58,8 @@ class NatsBus:
         self.instance = uuid4().hex[:12]
         self.reconnected: list[Callable[[], None]] = []
         self._appender = Appender(client, grouped=durability == "power")
+        self.reconnected += [self._appender.reconnected, self._ask_again]
+        self._missing: dict[str, float] = {}
 
     async def open(self) -> None:
         """Be ready to append."""
@@ -89,19 +99,41 @@ class NatsBus:
         return answers
 
     async def _request(self, subject: str, body: bytes, within: float) -> bytes:
-        if not self.client.is_connected:
-            await self._connected_again(min(within, RECONNECT_SECONDS))
+        """Ask; where nobody is there to answer, ask again for a while, as a service that is started again soon is."""
+        deadline = time.monotonic() + within
         service = subject.split(".")[2]
-        headers = {CORRELATION: correlation.get()} if correlation.get() else None
-        try:
-            message = await self.client.request(subject, body, timeout=within, headers=headers)
-        except NoRespondersError as error:
-            raise Unavailable(f"{service} is not running", retry_after=1.0) from error
-        except (NatsError, TimeoutError) as error:
-            raise Unavailable(f"{service} did not answer within {within * 1000:.0f} ms", retry_after=1.0) from error
+        while True:
+            if not self.client.is_connected:
+                await self._connected_again(min(within, RECONNECT_SECONDS))
+            try:
+                message = await self._asked(subject, body, max(deadline - time.monotonic(), 0.001))
+            except NoRespondersError as error:
+                since = self._missing.setdefault(service, time.monotonic())
+                if time.monotonic() > min(deadline - ASK_AGAIN_SECONDS, since + MISSING_SECONDS):
+                    raise Unavailable(f"{service} is not running", retry_after=1.0) from error
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+            except LostError:
+                continue
+            except (NatsError, TimeoutError) as error:
+                late = f"did not answer within {within * 1000:.0f} ms"
+                words = "is not running" if service in self._missing else late
+                raise Unavailable(f"{service} {words}", retry_after=1.0) from error
+            else:
+                self._missing.pop(service, None)
+                break
         if message.headers and FAILED in message.headers:
             raise Failure.model_validate_json(message.data).error()
         return message.data
+
+    def _ask_again(self) -> None:
+        """Have every question that waits for its answer asked again, instead of waiting until its time is up."""
+        for answer in list(self.client._resp_map.values()):
+            if not answer.done():
+                answer.set_exception(LostError())
+
+    async def _asked(self, subject: str, body: bytes, within: float) -> Msg:
+        headers = {CORRELATION: correlation.get()} if correlation.get() else None
+        return await self.client.request(subject, body, timeout=within, headers=headers)
 
     async def _connected_again(self, within: float) -> None:
         """Return once the broker can be reached; `Unavailable` when that takes longer. A restart takes less."""
