@@ -102,9 +102,14 @@ def rank(
     weights: Weights,
     limit: int,
     hints: Hints = Hints(),  # frozen
+    *,
+    with_ranks: bool = True,
 ) -> list[Ranked]:
-    """The best memories, highest score first, equal scores by id. `activations` is the graph's, by first point."""
-    return Ranking(found, activations, weights, hints).best(limit)
+    """The best memories, highest score first, equal scores by id. `activations` is the graph's, by first point.
+
+    Without ranks, `ranks` stay empty, which is cheaper.
+    """
+    return Ranking(found, activations, weights, hints).best(limit, with_ranks=with_ranks)
 
 
 class _Columns(NamedTuple):
@@ -161,11 +166,11 @@ class Ranking:
         self._most = 1.0 + sum(weight for weight, _ in self._boosts.values())
         self._furthest = max(hints.walked.values(), default=0.0)
 
-    def best(self, limit: int) -> list[Ranked]:
+    def best(self, limit: int, *, with_ranks: bool) -> list[Ranked]:
         """The first `limit`."""
         scores, present = self._scores()
         order = np.argsort(np.where(present, -scores, inf), kind="stable")[: min(limit, np.count_nonzero(present))]
-        return [self._ranked(int(row)) for row in order]
+        return [self._ranked(int(row), with_ranks=with_ranks) for row in order]
 
     def _offered(self) -> Iterator[tuple[str, tuple[float, Floats]]]:
         """The boosts that can tell these candidates apart, each with its weight and how far it fits, from 0 to 1."""
@@ -218,7 +223,7 @@ class Ranking:
             parts[WALK] = WALKED_SHARE * self._hints.walked[self._heads[row]] / self._furthest
         return parts
 
-    def _ranked(self, row: int) -> Ranked:
+    def _ranked(self, row: int, *, with_ranks: bool) -> Ranked:
         legs = {name: leg for name, leg in self._legs.items() if leg.found[row]}
         parts = self._parts(row)
         texts = [name for name in (DENSE, SPARSE) if name in legs]
@@ -229,7 +234,7 @@ class Ranking:
             parts=parts,
             raw={name: float(leg.raw[row]) for name, leg in legs.items()},
             normalised={name: float(leg.own[row]) for name, leg in legs.items()},
-            ranks={name: leg.rank(row) for name, leg in legs.items()},
+            ranks={name: leg.rank(row) for name, leg in legs.items()} if with_ranks else {},
             chunk=chunk_number(legs[strongest].best[self._heads[row]][1]) if strongest else 0,
         )
 

@@ -153,7 +153,8 @@ class Recaller:
 
     def _rank(self, attempt: Attempt, found: Candidates, strength: Mapping[PointId, float], limit: int) -> list[Ranked]:
         began = perf_counter()
-        ranked = rank(found, strength, attempt.weights, limit, attempt.hints)
+        explain = attempt.question.explain
+        ranked = rank(found, strength, attempt.weights, limit, attempt.hints, with_ranks=explain)
         attempt.stages_ms["rank"] = (perf_counter() - began) * 1_000
         return [each for each in ranked if each.score >= attempt.question.min_score]
 
@@ -210,7 +211,7 @@ class Recaller:
     async def _walk(self, attempt: Attempt, found: Candidates) -> Activation | None:
         """Have the graph walk on from the best candidates; where it leads decides the order."""
         tenant = attempt.question.tenant
-        starts = rank(found, {}, replace(attempt.weights, dense=SEEDING_DENSE), SEEDS, attempt.hints)
+        starts = rank(found, {}, replace(attempt.weights, dense=SEEDING_DENSE), SEEDS, attempt.hints, with_ranks=False)
         entries = await self._entries(attempt, [each.head for each in starts], "starts")
         memories = {head: entry.memory for head, entry in entries.items()}
         masses = {
