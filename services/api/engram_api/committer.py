@@ -24,6 +24,7 @@ class _Ticket(Generic[T, R]):
     owner: str
     items: Sequence[T]
     outcomes: asyncio.Future[Sequence[R | Exception]]
+    at: float
 
 
 class Committer(Generic[T, R]):
@@ -49,6 +50,7 @@ class Committer(Generic[T, R]):
         self._queues: dict[str, deque[_Ticket[T, R]]] = {}
         self._queued = Shares("writes", total=waiting, each=each)
         self._per_second = 0.0
+        self._written_at = 0.0
         self._writing: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -65,7 +67,8 @@ class Committer(Generic[T, R]):
         except (RateLimited, Overloaded) as error:
             error.retry_after = bounded_wait(self._queued.held, self._per_second)
             raise
-        ticket: _Ticket[T, R] = _Ticket(owner, items, asyncio.get_running_loop().create_future())
+        outcomes = asyncio.get_running_loop().create_future()
+        ticket: _Ticket[T, R] = _Ticket(owner, items, outcomes, time.monotonic())
         self._queues.setdefault(owner, deque()).append(ticket)
         if self._writing is None:
             self._writing = asyncio.create_task(self._drain())
@@ -86,13 +89,20 @@ class Committer(Generic[T, R]):
 
     def _give_up(self, ticket: _Ticket[T, R]) -> None:
         """Refuse, and do not write what is refused where that can still be helped."""
+        queue = self._queues.get(ticket.owner, ())
+        waits = ticket in queue
         if not ticket.outcomes.done():
-            late = Unavailable("the broker did not acknowledge the write in time; try again", retry_after=1.0)
-            ticket.outcomes.set_exception(late)
-        queue = self._queues.get(ticket.owner)
-        if queue is not None and ticket in queue:
-            queue.remove(ticket)
+            ticket.outcomes.set_exception(self._late(ticket, waits=waits))
+        if waits:
+            self._queues[ticket.owner].remove(ticket)
             self._leave(ticket)
+
+    def _late(self, ticket: _Ticket[T, R], *, waits: bool) -> Unavailable | RateLimited:
+        """Why there is no outcome: the broker, unless it wrote meanwhile what this owner had queued before."""
+        if waits and self._written_at > ticket.at:
+            wait = bounded_wait(self._queued.held, self._per_second)
+            return RateLimited("more of this tenant's writes are queued than can be written in time", retry_after=wait)
+        return Unavailable("the broker did not acknowledge the write in time; try again", retry_after=1.0)
 
     async def _drain(self) -> None:
         try:
@@ -126,7 +136,9 @@ class Committer(Generic[T, R]):
         items = [item for ticket in group for item in ticket.items]
         began = time.monotonic()
         outcomes = await self._outcomes(items)
-        self._per_second = len(items) / max(time.monotonic() - began, 1e-6)
+        if not all(isinstance(outcome, Unavailable) for outcome in outcomes):
+            self._written_at = time.monotonic()
+            self._per_second = len(items) / max(self._written_at - began, 1e-6)
         start = 0
         for ticket in group:
             end = start + len(ticket.items)
