@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from engram.watchdog import STILL_SECONDS
 from engram_contracts.commands import Remember
 from engram_contracts.ids import new_id
 from engram_contracts.memory import MemoryFields
@@ -186,7 +187,7 @@ async def test_a_worker_that_stands_still_is_replaced(case: Case, tmp_path: Path
             await traffic.written(50, seconds=30)
             old = kill(system, "embedder", signal.SIGSTOP)
             try:
-                took = await until_replaced(system, "embedder", old, seconds=60.0)
+                took = await until_replaced(system, "embedder", old, seconds=2 * STILL_SECONDS)
                 case.note(f"replaced after {took:.1f} s")
             finally:
                 resume(old)

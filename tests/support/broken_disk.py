@@ -37,7 +37,7 @@ class Disk:
         """Attach the image and mount it; an unclean journal is replayed, as after a power cut."""
         self.mounted.mkdir(parents=True, exist_ok=True)
         self.device = _run("losetup", "-f", "--show", str(self.image)).strip()
-        _run("mount", "-t", "ext4", self.device, str(self.mounted))
+        _run("mount", "-t", "ext4", "-o", "noinit_itable", self.device, str(self.mounted))
 
     def unmount(self) -> None:
         """Take it away; whoever still uses it keeps it busy for a moment."""
@@ -54,7 +54,7 @@ class Disk:
 
     def cut(self, copy: Path) -> None:
         """What has reached the device by now, and nothing that the system still holds in memory."""
-        _run("cp", "--sparse=always", str(self.image), str(copy))
+        _run("cp", "--sparse=auto", str(self.image), str(copy))
 
     def fill(self, leave: int) -> Path:
         """Use up all space but `leave` bytes; the file that does, to be deleted."""

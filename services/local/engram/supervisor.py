@@ -22,6 +22,7 @@ from typing import IO, Any
 from engram import broker
 from engram.processes import Child, program
 from engram.settings import Settings
+from engram.watchdog import Watchdog
 from engram_contracts.errors import Conflict, Rejected, Unavailable
 
 ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering", "recovery", "api")
@@ -65,6 +66,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._lock: IO[str] | None = None
         self._told: signal.Signals | None = None
+        self._watchdog = Watchdog()
         self._asked_to_restart = False
         self._restarts: dict[str, Any] = {"count": 0, "failed": None}
         self._socket: socket.socket | None = None
@@ -83,6 +85,7 @@ class Supervisor:
                 self._tell(f"ready on {self.url} after {time.monotonic() - began:.1f} s")
             while self._told is None:
                 self._watch(1.0)
+                self._end_what_stands_still()
                 if self._asked_to_restart:
                     self._restart_all()
             self._tell("draining")
@@ -291,6 +294,23 @@ class Supervisor:
                 child.start()
                 self._tell(f"{child.name} is started again")
                 self._record()
+
+    def _end_what_stands_still(self) -> None:
+        """SIGKILL to a process that shows no sign of life any more; it is started again like any that died."""
+        beats = {child.name: beat for child in self._children if (beat := self._beat(child))}
+        still = self._watchdog.still(beats, time.monotonic())
+        for child in self._children:
+            if child.name in still:
+                self._tell(f"{child.name} stands still; it is ended")
+                child.tell(signal.SIGKILL)
+
+    def _beat(self, child: Child) -> tuple[int, float] | None:
+        """Its process id and its last sign of life; `None` of one that has not shown any yet, and of the broker."""
+        file = self._ready_file(child.name)
+        try:
+            return (child.pid, file.stat().st_mtime) if child.pid and file.read_text() == str(child.pid) else None
+        except OSError:
+            return None
 
     def _reap(self) -> None:
         running = {child.pid: child for child in self._children if child.pid}

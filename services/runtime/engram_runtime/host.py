@@ -30,8 +30,11 @@ from engram_runtime.service import Probe, Service
 from engram_runtime.settings import Common, load
 from engram_runtime.taking import Taker
 from engram_runtime.telemetry import log_to_stderr
+from engram_runtime.watching import watched
 
 log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
 
 S = TypeVar("S", bound=Common)
 Open = Callable[[S, NatsBus], AbstractAsyncContextManager[Service]]
@@ -65,7 +68,9 @@ async def _serve(name: str, open_service: Open[S], settings: S, told: asyncio.Ev
     ):
         log.info("ready", extra={"instance": bus.instance})
         _tell_ready(settings.host.ready_file)
+        beating = asyncio.create_task(_show_life(settings.host.ready_file))
         await told.wait()
+        beating.cancel()
         log.info("draining")
 
 
@@ -73,6 +78,14 @@ def _tell_ready(file: Path | None) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(str(os.getpid()))
+
+
+async def _show_life(file: Path | None) -> None:
+    """Touch the file as long as this process does anything at all."""
+    while file is not None:
+        await asyncio.sleep(BEAT_SECONDS)
+        with contextlib.suppress(OSError):
+            os.utime(file)
 
 
 @contextlib.asynccontextmanager
@@ -88,7 +101,10 @@ async def hosted(service: Service, bus: NatsBus, settings: Common) -> AsyncItera
     await _answer_pings(bus, service.name, health)
     await bus.broker.start()
     try:
-        yield health
+        async with watched(
+            lambda: max((follower.busy_for for follower in followers), default=0.0), seconds=settings.host.hang_seconds
+        ):
+            yield health
     finally:
         breaker.stop()
         service.draining()

@@ -39,13 +39,14 @@ class NatsSettings(Section):
 class HostSettings(Section):
     """How a process runs: its health page's port (0 picks a free one) and how long it may take to stop.
 
-    Into `ready_file` it writes its process id once it does its work.
+    Into `ready_file` it writes its process id once it does its work, and touches it every second from then on.
     """
 
     health_host: str = "127.0.0.1"
     health_port: int = 0
     drain_seconds: float = 20.0
     ready_file: Path | None = None
+    hang_seconds: float = Field(default=120.0, gt=0)
 
 
 class Common(BaseModel):
