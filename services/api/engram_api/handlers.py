@@ -22,7 +22,6 @@ from engram_api.models import (
     Alive,
     DropEdgeQuery,
     EdgeBody,
-    Hits,
     Job,
     MemoriesQuery,
     MemoryList,
@@ -35,6 +34,7 @@ from engram_api.models import (
     NoQuery,
     PathQuery,
     RecallBody,
+    RecallForClient,
     ThinkBody,
     UsageQuery,
     WaitQuery,
@@ -66,7 +66,6 @@ from engram_contracts.questions import (
     ListMemories,
     ListNodes,
     Neighbours,
-    Recall,
 )
 from engram_runtime.bus import Bus
 
@@ -164,7 +163,7 @@ class Handlers(DeadLetterHandlers):
         started = time.perf_counter()
         body = call.body
         found = await self._ask(
-            Recall.model_construct(
+            RecallForClient.model_construct(
                 tenant=call.caller.tenant, query=body.query, limit=body.limit, filters=body.filters,
                 explain=body.explain, deadline_ms=int(self._ask_seconds * 800), mode=body.mode,
                 weights=body.weights, as_of=body.as_of, min_score=body.min_score,
@@ -173,7 +172,7 @@ class Handlers(DeadLetterHandlers):
         meta: dict[str, Any] = {"took_ms": _milliseconds(started), **_degraded(found.degraded)}
         if body.explain:
             meta |= {"stages_ms": found.stages_ms, "mode": found.mode, "weights": found.weights}
-        return Answer(data=Hits.model_construct(hits=found.hits), meta=meta)
+        return Answer(data={"hits": found.hits}, meta=meta)
 
     async def think(self, call: Call[ThinkBody, NoQuery]) -> Answer:
         """Accept a question, and wait for its answer unless the client would rather not."""

@@ -11,7 +11,7 @@ from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import Citation, ModelUse
 from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Memory, Metadata, NewMemory, Share
 from engram_contracts.messages import Message, Moment, Strict
-from engram_contracts.questions import Check, Hit, Mode, Node, RecallWeights, Stage
+from engram_contracts.questions import Check, Hit, Mode, Node, Recall, RecallWeights, Recollection, Stage
 from engram_contracts.recovery import Age, DeadFilter, DeadLetter, GroupKey, Reason, Selection
 
 MAX_BULK = 1_000
@@ -287,6 +287,18 @@ class Hits(Message):
     """Recalled memories, best first."""
 
     hits: tuple[Hit, ...]
+
+
+class PassedOn(Recollection):
+    """A recollection whose hits go to the client as they came, which saves reading and writing each memory again."""
+
+    hits: tuple[Any, ...]
+
+
+class RecallForClient(Recall):
+    """A recall, the hits of which are passed on."""
+
+    Reply = PassedOn
 
 
 class Thoughts(Message):
