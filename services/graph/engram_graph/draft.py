@@ -13,12 +13,13 @@ from datetime import datetime
 from itertools import combinations, product
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from engram_contracts.errors import Conflict, EngramError, NotFound, Rejected
 from engram_contracts.facts import (
     EdgeDropped,
     EdgePut,
+    Embedding,
     Fact,
     Forgotten,
     Linked,
@@ -41,11 +42,21 @@ MENTIONED, CO_OCCURS = "mentioned", "co_occurs"
 COMPANY = 6
 """Entities of a memory that are joined with each other."""
 
+
+class Noted(Remembered):
+    """A `Remembered` of which the embedding is left unread: that takes a third off the decoding."""
+
+    embedding: Embedding = Field(default=Embedding(model="", chunks=(), tokens=0), validation_alias="-")
+
+
 OPS: dict[type[Fact], str] = {
-    Remembered: "remember", Revised: "revise", Forgotten: "forget", Thought: "think", NodePut: "put-node",
-    NodeDropped: "drop-node", EdgePut: "put-edge", EdgeDropped: "drop-edge", Linked: "link",
+    Remembered: "remember", Noted: "remember", Revised: "revise", Forgotten: "forget", Thought: "think",
+    NodePut: "put-node", NodeDropped: "drop-node", EdgePut: "put-edge", EdgeDropped: "drop-edge", Linked: "link",
 }  # fmt: skip
 """The facts the graph understands, and the command behind each."""
+
+FACTS: dict[str, type[Fact]] = {kind.event: kind for kind in OPS}
+"""The type that each event on the log is read as."""
 
 _READ = frozenset({"content", "speaker", "tags", "occurred_at"})
 """The fields that extraction reads."""

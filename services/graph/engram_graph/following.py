@@ -24,7 +24,10 @@ SLICE = 16
 
 
 class Follower:
-    """Follows one partition of the log."""
+    """Follows one partition of the log. Those that share `turn` work facts out one after the other.
+
+    All at once would have a question wait for a slice of each of them at every step of its way.
+    """
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class Follower:
         graphs: Graphs,
         bus: Bus,
         clock: Callable[[], datetime],
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self._number = partition
         self._partitions = partitions
@@ -43,6 +47,7 @@ class Follower:
         self._bus = bus
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
+        self._turn = turn or asyncio.Lock()
 
     async def position(self) -> int:
         """The log sequence whose effects are stored. Opens the file: whoever holds its lock is the only writer.
@@ -77,12 +82,13 @@ class Follower:
         found = await self._partitions.writing(self._number, lambda partition: partition.find(asked))
         draft = Draft(found, vocabularies, linked_at=self._clock())
         applied, outcomes = [], {}
-        for number, delivery in enumerate(fresh):
-            effective, outcomes[delivery.sequence] = draft.apply(delivery)
-            if effective:
-                applied.append(delivery)
-            if number % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
+        async with self._turn:
+            for number, delivery in enumerate(fresh):
+                effective, outcomes[delivery.sequence] = draft.apply(delivery)
+                if effective:
+                    applied.append(delivery)
+                if number % SLICE == SLICE - 1:
+                    await asyncio.sleep(0)
         return draft, applied, outcomes
 
     def _tell_graphs(self, draft: Draft, sequence: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from engram_contracts.questions import (
 from engram_contracts.topology import GRAPH_LOG, GRAPH_WORK
 from engram_graph import reads_duckdb as record
 from engram_graph.csr import Graph
-from engram_graph.draft import OPS
+from engram_graph.draft import FACTS
 from engram_graph.following import Follower
 from engram_graph.graphs import Graphs
 from engram_graph.handlers import Questions, Work
@@ -54,8 +55,11 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     graphs = Graphs(lambda tenant: partitions.read(tenant, build), most_bytes=chosen.csr_bytes)
     questions = Questions(partitions, vocabularies, graphs, now)
     work = Work(bus, now)
+    turn = asyncio.Lock()
     followers = {
-        number: MendingFollower(number, partitions, vocabularies=vocabularies, graphs=graphs, bus=bus, clock=now)
+        number: MendingFollower(
+            number, partitions, vocabularies=vocabularies, graphs=graphs, bus=bus, clock=now, turn=turn
+        )
         for number in chosen.partitions
     }
     auditor = Auditor(partitions, followers)
@@ -132,5 +136,5 @@ def _following(number: int, follower: Follower) -> Following:
         consumer=GRAPH_LOG[number],
         handler=follower.apply,
         position=follower.position,
-        messages={kind.event: kind for kind in OPS},
+        messages=dict(FACTS),
     )
