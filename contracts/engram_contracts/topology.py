@@ -36,6 +36,7 @@ class Stream:
     per_subject: int = -1
     duplicate_window: float = 120.0
     schedules: bool = False
+    max_message: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,9 @@ class Bucket:
     max_bytes: int = -1
 
 
+MOST_BYTES = 512 * 1024
+"""Of a command or a fact, headers included; far more than any has, and so little that it can always be buried."""
+
 WORK = Stream(
     name="ENGRAM_WORK",
     subjects=("engram.work.>",),
@@ -77,8 +81,12 @@ WORK = Stream(
     max_messages=1_000_000,
     max_bytes=4_096 * MiB,
     per_subject=20_000,
+    max_message=MOST_BYTES,
 )
-LOG = Stream(name="ENGRAM_LOG", subjects=("engram.log.>",), retention="limits", discard="old", max_age=30 * DAY)
+LOG = Stream(
+    name="ENGRAM_LOG", subjects=("engram.log.>",), retention="limits", discard="old", max_age=30 * DAY,
+    max_message=MOST_BYTES,
+)  # fmt: skip
 DEAD = Stream(name="ENGRAM_DEAD", subjects=("engram.dead.>",), retention="limits", max_bytes=1_024 * MiB)
 USAGE = Stream(name="ENGRAM_USAGE", subjects=("engram.usage.>",), retention="limits", discard="old", max_age=30 * DAY)
 SCHEDULE = Stream(

@@ -20,7 +20,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from engram_contracts.errors import EngramError, Overloaded, RateLimited, Unavailable
+from engram_contracts.errors import EngramError, Overloaded, RateLimited, Rejected, Unavailable
+from engram_contracts.topology import MOST_BYTES
 from engram_runtime.bus import APPEND_SECONDS, Appended, Entry
 from engram_runtime.wire import listen, send
 
@@ -29,6 +30,7 @@ MAX_BATCH = 500
 TRY_SECONDS = 2.0
 PAUSE_SECONDS = 0.1
 STREAM_IS_FULL = 10077
+MESSAGE_IS_TOO_LARGE = 10054
 
 Outcome = Appended | Exception
 
@@ -191,4 +193,6 @@ def refused(error: Mapping[str, Any]) -> EngramError:
         return RateLimited("too much of this tenant's work is waiting; slow down and try again", retry_after=1.0)
     if code == STREAM_IS_FULL:
         return Overloaded("the work stream is full; try again later", retry_after=5.0)
+    if code == MESSAGE_IS_TOO_LARGE:
+        return Rejected(f"this message is too large for the stream, which takes {MOST_BYTES:,} bytes")
     return Unavailable(f"the broker refused the write: {words} ({code})", retry_after=1.0)

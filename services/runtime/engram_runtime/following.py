@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
-from engram_contracts.errors import EngramError, Unavailable
-from engram_contracts.topology import LogSubject
+from engram_contracts.errors import EngramError, Internal, Unavailable
+from engram_contracts.topology import SETTINGS, LogSubject
 from engram_runtime.appending import CORRELATION
 from engram_runtime.bus import Bus
 from engram_runtime.delivery import Receipt
@@ -25,6 +26,7 @@ from engram_runtime.pulling import Puller
 from engram_runtime.service import Delivery, Following, Outcome
 from engram_runtime.taking import ACK, bury, decode
 from engram_runtime.telemetry import HANDLED, HANDLING
+from engram_runtime.tries import MOST, Tries
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,15 @@ class Follower:
         self._position = 0
         self._expected = 1
         self._failures = 0
+        self._tries = Tries(bus.bucket(SETTINGS), following.consumer.name)
+        self._since: float | None = None
         self.trouble: str | None = None
         self.puller: Puller
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds that the batch in hand has taken so far; 0 without one."""
+        return time.monotonic() - self._since if self._since is not None else 0.0
 
     async def prepare(self) -> None:
         """Set the consumer to one past the stored position; while that cannot be done, wait longer each time."""
@@ -51,6 +60,7 @@ class Follower:
         try:
             self._position = await self._following.position()
             await self._check_log(consumer.stream.name)
+            await self._tries.begin(self._position, ahead=2 * consumer.max_ack_pending)
             await self._jetstream.reset_consumer(consumer.stream.name, consumer.name, self._position + 1)
         except (APIError, EngramError) as error:
             await self._stumble(error, 0)
@@ -72,11 +82,14 @@ class Follower:
         if any(receipt.consumer_sequence != self._expected + n for n, receipt in enumerate(receipts)):
             self.puller.restart()
             return
+        self._since = time.monotonic()
         try:
-            await self._apply(batch, receipts)
+            await (self._apply_carefully if self._tries.careful else self._apply)(batch, receipts)
         except Exception as error:
             await self._stumble(error, len(batch))
             return
+        finally:
+            self._since = None
         self._expected += len(batch)
         self._position = receipts[-1].sequence
         self._failures, self.trouble = 0, None
@@ -86,7 +99,7 @@ class Follower:
     async def _apply(self, batch: Sequence[Msg], receipts: Sequence[Receipt]) -> None:
         known: list[tuple[Msg, Delivery[Any]]] = []
         for message, receipt in zip(batch, receipts, strict=True):
-            if receipt.sequence <= self._position:
+            if receipt.sequence <= self._position or self._tries.is_given_up(receipt.sequence):
                 continue
             delivery = await self._decode(message, receipt)
             if delivery is not None:
@@ -98,6 +111,25 @@ class Follower:
         for (message, delivery), outcome in zip(known, outcomes, strict=True):
             if outcome is not None:
                 await self._bury(message, delivery.tenant, outcome)
+
+    async def _apply_carefully(self, batch: Sequence[Msg], receipts: Sequence[Receipt]) -> None:
+        """One by one, each try written down before, because one of them has ended this worker again and again."""
+        for message, receipt in zip(batch, receipts, strict=True):
+            sequence = receipt.sequence
+            if sequence <= self._position or self._tries.is_given_up(sequence):
+                continue
+            before = await self._tries.note(sequence)
+            if before >= MOST:
+                error = Internal(f"its handling ended the worker {before} times")
+                await self._bury(message, _names(message.subject)[0], error, attempt=before, why="worn out")
+                await self._tries.give_up(sequence)
+                continue
+            try:
+                await self._apply([message], [receipt])
+            except Exception:
+                await self._tries.survived(sequence, applied=False)
+                raise
+            await self._tries.survived(sequence, applied=True)
 
     async def _handle(self, known: Sequence[tuple[Msg, Delivery[Any]]]) -> Sequence[Outcome]:
         """All at once; after repeated failure one by one, so that only what cannot be applied is given up."""
@@ -139,9 +171,9 @@ class Follower:
             correlation=headers.get(CORRELATION),
         )
 
-    async def _bury(self, message: Msg, tenant: str, error: Exception) -> None:
+    async def _bury(self, message: Msg, tenant: str, error: Exception, *, attempt: int = 1, why: str = "never") -> None:
         stream = self._following.consumer.stream.name
-        sequence = await bury(self._bus, self._stage, stream, message, tenant, attempt=1, why="never", error=error)
+        sequence = await bury(self._bus, self._stage, stream, message, tenant, attempt=attempt, why=why, error=error)
         if sequence is None:
             raise Unavailable("the dead letters cannot be written")
 

@@ -101,6 +101,7 @@ def stream_config(stream: Stream, replicas: int) -> StreamConfig:
         discard=DiscardPolicy.NEW if stream.discard == "new" else DiscardPolicy.OLD,
         discard_new_per_subject=stream.per_subject > 0,
         max_msgs=stream.max_messages,
+        max_msg_size=stream.max_message,
         max_bytes=stream.max_bytes,
         max_age=stream.max_age,
         max_msgs_per_subject=stream.per_subject,
