@@ -21,6 +21,7 @@ from engram_contracts.topology import PING_ALL, Consumer, rpc_subject
 from engram_runtime import provision
 from engram_runtime.answering import Answerer
 from engram_runtime.breaker import Breaker
+from engram_runtime.cancelling import Cancels, watching
 from engram_runtime.following import Follower
 from engram_runtime.health import Health, HealthPage
 from engram_runtime.nats_bus import NatsBus, open_bus
@@ -92,9 +93,19 @@ async def _show_life(file: Path | None) -> None:
 async def hosted(service: Service, bus: NatsBus, settings: Common) -> AsyncIterator[Health]:
     """Run everything a service declares while the context is open; leaving it drains."""
     await _topology_is_there(bus, _consumers(service))
+    if not service.takes:
+        async with _running(service, bus, settings, None) as health:
+            yield health
+        return
+    async with watching(bus, bus.reconnected) as cancels, _running(service, bus, settings, cancels) as health:
+        yield health
+
+
+@contextlib.asynccontextmanager
+async def _running(service: Service, bus: NatsBus, settings: Common, cancels: Cancels | None) -> AsyncIterator[Health]:
     answerer = Answerer(bus.client, service.name)
     breaker = Breaker(service.name)
-    followers = _declare(service, bus, answerer, breaker)
+    followers = _declare(service, bus, answerer, breaker, cancels)
     health = Health(service.name, bus.instance, {**_own_checks(bus, followers, breaker), **service.checks})
     page = HealthPage(health, settings.host.health_host, settings.host.health_port)
     await page.open()
@@ -112,12 +123,14 @@ async def hosted(service: Service, bus: NatsBus, settings: Common) -> AsyncItera
         await page.close()
 
 
-def _declare(service: Service, bus: NatsBus, answerer: Answerer, breaker: Breaker) -> list[Follower]:
+def _declare(
+    service: Service, bus: NatsBus, answerer: Answerer, breaker: Breaker, cancels: Cancels | None
+) -> list[Follower]:
     for kind, answer in service.answers.items():
         answerer.declare(bus.broker, kind, answer)
     for taking in service.takes:
         puller = Puller(bus.client, taking.consumer)
-        subscribe(bus.broker, puller, Taker(bus, service.name, taking, breaker).handle)
+        subscribe(bus.broker, puller, Taker(bus, service.name, taking, breaker, cancels).handle)
         bus.reconnected.append(puller.resume)
     for consumer in service.returns:
         puller = Puller(bus.client, consumer)
