@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from engram_contracts.topology import WORK
+from engram_runtime.nats_bus import NatsBus
+from engram_runtime.provision import provision
 from support.burying import connected, forget, until, working
 from support.servers import NatsServer, nats_server
 
@@ -33,6 +36,47 @@ async def test_a_consumer_made_anew_passes_over_nothing_that_is_accepted_since(t
 
     assert handled.count(command.id) == 1
     assert left <= 2
+
+
+async def test_work_that_was_acknowledged_and_came_back_is_taken_out(tmp_path: Path) -> None:
+    async def handle(batch):
+        return [None] * len(batch)
+
+    with nats_server(tmp_path / "nats") as server:
+        async with connected(server) as bus:
+            await bus.append([forget()[1] for _ in range(20)])
+            server.kill()
+            before = tmp_path / "before"
+            messages = remains(server, "msgs")[0]
+            shutil.copytree(messages, before)
+            server.start()
+            async with working(server, handle):
+                await until(lambda: waiting(bus), 0)
+            end(server)
+            shutil.rmtree(messages)
+            shutil.copytree(before, messages)
+            server.start()
+            await until(lambda: waiting(bus), 20)
+            drifts = await provision(bus.jetstream)
+            await bus.append([forget()[1]])
+            left = await waiting(bus)
+
+    assert [drift.name for drift in drifts] == [WORK.name]
+    assert left == 1
+
+
+def end(server: NatsServer) -> None:
+    """Have it write down where its consumers stand."""
+    assert server.process is not None
+    server.process.terminate()
+    server.process.wait()
+
+
+async def waiting(bus: NatsBus) -> int | None:
+    try:
+        return (await bus.jetstream.stream_info(WORK.name)).state.messages
+    except Exception:
+        return None
 
 
 def lose_what_was_new(server: NatsServer) -> None:
