@@ -30,6 +30,7 @@ from engram_vectors.points import Changes, Entry, PointId, head_of
 from engram_vectors.ports import VectorIndex
 from engram_vectors.positions import Positions
 from engram_vectors.recalling import Recaller
+from engram_vectors.recent import Recent
 from engram_vectors.turns import Turns
 
 Batch = Sequence[Delivery[Fact]]
@@ -54,6 +55,7 @@ class Handlers:
         bus: Bus,
         *,
         turns: Turns,
+        recent: Recent | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._index = index
@@ -62,12 +64,20 @@ class Handlers:
         self._bus = bus
         self._now = now
         self._turns = turns
+        self._recent = recent or Recent(0)
         self._places = Places(self._in_session)
 
     async def recall(self, question: Recall) -> Recollection:
         """The memories that best answer a query; whatever cannot help is named in `degraded`."""
+        now = self._now()
+        known = self._recent.of(question, now=now)
+        if known is not None:
+            return known
+        version = self._recent.version(question.tenant)
         with self._turns.recall():
-            return await self._recaller.recall(question, now=self._now())
+            answer = await self._recaller.recall(question, now=now)
+        self._recent.keep(question, answer, version=version)
+        return answer
 
     async def find(self, question: FindIndexed) -> Indexed:
         """What the index holds under a memory's id."""
@@ -140,6 +150,8 @@ class Handlers:
         except BaseException:
             self._places.forget()
             raise
+        finally:
+            self._recent.change(changes)
         self._recaller.speakers.heard(changes)
         self._places.trim()
 

@@ -45,6 +45,7 @@ from engram_vectors.points import (
 from engram_vectors.ports import Scanned, VectorIndex
 from engram_vectors.positions import Positions
 from engram_vectors.recalling import Recaller
+from engram_vectors.recent import Recent
 from engram_vectors.turns import Turns
 
 FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten)}
@@ -63,9 +64,16 @@ class Mender(Handlers):
     """The handlers, which also tell what the index keeps and put it right, never while a batch is applied."""
 
     def __init__(
-        self, index: ScannedIndex, positions: Positions, recaller: Recaller, bus: Bus, *, turns: Turns
+        self,
+        index: ScannedIndex,
+        positions: Positions,
+        recaller: Recaller,
+        bus: Bus,
+        *,
+        turns: Turns,
+        recent: Recent | None = None,
     ) -> None:
-        super().__init__(index, positions, recaller, bus, turns=turns)
+        super().__init__(index, positions, recaller, bus, turns=turns, recent=recent)
         self._scanned = index
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -92,7 +100,7 @@ class Mender(Handlers):
 
     async def drop_stray(self, question: DropStray) -> Mended:
         """Take points out."""
-        await self._index.write(Changes(drop=list(map(point_of, question.points))))
+        await self._write_changes(Changes(drop=list(map(point_of, question.points))))
         await self._index.flush()
         return Mended(applied=0)
 

@@ -30,6 +30,7 @@ from engram_vectors.points import Entry, PointId, first_of, head_of
 from engram_vectors.ports import Candidates, Probe, VectorIndex
 from engram_vectors.question import in_first_person, names_in, times_in
 from engram_vectors.ranking import LENT, Hints, Ranked, Weights, rank
+from engram_vectors.recent import Lately
 from engram_vectors.speakers import Speakers
 from engram_vectors.variety import varied
 
@@ -44,6 +45,8 @@ SEEDS, SEEDING_POWER, SEEDING_DENSE = 20, 8, 0.2
 """From how many memories a walk starts, with which power of their score as mass, and how they are scored for it."""
 LEAST_TO_HOP = 6
 """Words of a question that may take several hops."""
+QUERIES_REMEMBERED = 1_000
+"""So many queries' vectors are kept, some 3 KB each."""
 CONSIDERED = 4
 """Where variety is asked for, so many times the limit are looked at."""
 BROWSING = {"recency": 1.0}
@@ -126,6 +129,7 @@ class Recaller:
         self._bus = bus
         self._weights = weights
         self._candidates = candidates
+        self._vectors: Lately[tuple[str, str | None], QueryVectors] = Lately(QUERIES_REMEMBERED)
         self.speakers = speakers or Speakers(index)
 
     async def recall(self, question: Recall, *, now: datetime) -> Recollection:
@@ -164,7 +168,7 @@ class Recaller:
         await self._understand(attempt)
         query = attempt.question.query
         in_person = in_first_person(query, attempt.hints.speakers) if attempt.weights.first_person else None
-        asked = self._bus.ask(EmbedQuery(text=query, dense_text=in_person), within=within)
+        asked = self._embedded(query, in_person, within)
         vectors = await attempt.part("embedder", "embed", asked, within=within + 0.05)
         if vectors is None:
             attempt.lost = True
@@ -172,6 +176,14 @@ class Recaller:
         probe = Probe(dense=self._dense(attempt, vectors), sparse=vectors.sparse, limit=attempt.candidates)
         found = await attempt.of_index("search", self._index.search(attempt.wanted, probe))
         return found or Candidates()
+
+    async def _embedded(self, query: str, in_person: str | None, within: float) -> QueryVectors:
+        """The query's vectors; those of a query that was asked lately are still known."""
+        known = self._vectors.get((query, in_person))
+        if known is None:
+            known = await self._bus.ask(EmbedQuery(text=query, dense_text=in_person), within=within)
+            self._vectors.put((query, in_person), known)
+        return known
 
     async def _understand(self, attempt: Attempt) -> None:
         """Whom the query names, and which time."""

@@ -19,9 +19,12 @@ from engram_vectors.positions import Positions
 from engram_vectors.positions_bucket import BucketPositions
 from engram_vectors.positions_file import FilePositions
 from engram_vectors.recalling import Recaller
+from engram_vectors.recent import Recent
 from engram_vectors.settings import Settings
 from engram_vectors.speakers import Speakers
 from engram_vectors.turns import Turns
+
+ANSWERS_REMEMBERED = 500
 
 
 @contextlib.asynccontextmanager
@@ -32,7 +35,8 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         speakers = Speakers(index, alone=settings.adapter == "edge")
         recaller = Recaller(index, bus, weights=how.weights, candidates=how.candidates, speakers=speakers)
         turns = Turns(writers=1 if settings.adapter == "edge" else len(how.partitions))
-        handlers = Mender(index, positions, recaller, bus, turns=turns)
+        recent = Recent(ANSWERS_REMEMBERED if settings.adapter == "edge" and not how.graph_weight else 0)
+        handlers = Mender(index, positions, recaller, bus, turns=turns, recent=recent)
         yield Service(
             name="vectors",
             answers={
