@@ -21,6 +21,7 @@ from engram_recovery.browsing import Browser
 from engram_recovery.graveyard import Graveyard
 from engram_recovery.handlers import Handlers, utc_now
 from engram_recovery.metrics import counting
+from engram_recovery.remains import clearing
 from engram_recovery.replaying import Replayer
 from engram_recovery.replays import Replays
 from engram_recovery.settings import Settings
@@ -35,7 +36,8 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     browser = Browser(bus.archive(DEAD), most=settings.recovery.most_looked_at)
     replayer = Replayer(bus, graveyard, replays, now=utc_now)
     handlers = Handlers(bus, browser, graveyard, replays, replayer)
-    async with counting(bus, every=settings.recovery.count_seconds):
+    how = settings.recovery
+    async with counting(bus, every=how.count_seconds), clearing(bus, every=how.clear_seconds):
         yield Service(
             name="recovery",
             answers={

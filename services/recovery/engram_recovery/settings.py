@@ -11,10 +11,11 @@ class RecoverySettings(Section):
     """How the dead letters are looked after.
 
     `count_seconds` is the pause between two counts for the metrics; `most_looked_at` bounds the dead letters that one
-    question looks at.
+    question looks at. Every `clear_seconds` the work queue is looked through for what was settled and is there again.
     """
 
     count_seconds: float = Field(default=5.0, gt=0)
+    clear_seconds: float = Field(default=15.0, gt=0)
     most_looked_at: int = Field(default=100_000, ge=1_000)
 
 

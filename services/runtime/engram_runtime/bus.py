@@ -63,10 +63,14 @@ class Extent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """How many messages a consumer has before it, in hand or waiting, and how many deliveries it settled so far."""
+    """How many messages a consumer has before it, in hand or waiting, and how many deliveries it settled so far.
+
+    Up to the sequence `floor` of its stream, everything that was its to handle is settled.
+    """
 
     depth: int
     settled: int
+    floor: int = 0
 
 
 class KeyValue(Protocol):

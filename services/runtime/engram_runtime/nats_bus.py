@@ -193,7 +193,8 @@ class NatsBus:
             raise Unavailable(f"consumer {consumer.name} cannot be read: {error}", retry_after=1.0) from error
         in_hand = info.num_ack_pending or 0
         delivered = info.delivered.consumer_seq if info.delivered else 0
-        return Backlog(depth=(info.num_pending or 0) + in_hand, settled=delivered - in_hand)
+        floor = info.ack_floor.stream_seq if info.ack_floor else 0
+        return Backlog(depth=(info.num_pending or 0) + in_hand, settled=delivered - in_hand, floor=floor)
 
     def archive(self, stream: Stream) -> Archive:
         """See `Bus.archive`."""

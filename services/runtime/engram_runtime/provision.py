@@ -70,8 +70,6 @@ async def provision(
 
     for drifts in await asyncio.gather(*(one(consumer) for consumer in consumers)):
         found += drifts
-    if mend:
-        found += await _worked_off(jetstream, [each for each in consumers if each.stream.retention == "workqueue"])
     for drift in found:
         level = logging.WARNING if drift.kind == "differs" else logging.INFO
         log.log(level, "provisioned", extra={"what": drift.name, "kind": drift.kind, "details": drift.details})
@@ -180,30 +178,6 @@ async def _create(jetstream: JetStreamContext, stream: str, wanted: ConsumerConf
     if made.delivered is not None and made.delivered.stream_seq:
         await jetstream.delete_consumer(stream, made.name)
         await jetstream.add_consumer(stream, wanted)
-
-
-async def _worked_off(jetstream: JetStreamContext, consumers: Sequence[Consumer]) -> list[Drift]:
-    """Take out of the work queues what was acknowledged, and came back because its removal was lost in a power cut.
-
-    Nobody would be given it any more, and it would be counted for ever.
-    """
-    states = {name: (await jetstream.stream_info(name)).state for name in {each.stream.name for each in consumers}}
-    found = []
-    for consumer in consumers:
-        stream = consumer.stream.name
-        if not states[stream].messages:
-            continue
-        done = (await jetstream.consumer_info(stream, consumer.name)).ack_floor
-        if done is None or not states[stream].first_seq <= done.stream_seq <= states[stream].last_seq:
-            continue
-        for subject in consumer.filters:
-            await jetstream.purge_stream(stream, seq=done.stream_seq + 1, subject=subject)
-    for name, before in states.items():
-        after = (await jetstream.stream_info(name)).state
-        if before.messages and after.last_seq == before.last_seq and after.messages < before.messages:
-            gone = before.messages - after.messages
-            found.append(Drift(name, "updated", f"{gone} messages that had been worked off were still there"))
-    return found
 
 
 async def _bucket(jetstream: JetStreamContext, bucket: Bucket, replicas: int, mend: bool) -> list[Drift]:
