@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from engram_api import envelope
 from engram_api.access import Caller
 from engram_api.admission import Admission, Place
-from engram_api.bodies import Body, decode, query
+from engram_api.bodies import decode, query
 from engram_api.calls import Answer, Call, Page
 from engram_api.gate import Gate
 from engram_api.idempotency import Kept, digest, record_key
@@ -27,7 +27,6 @@ from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS, SECONDS, U
 from engram_api.repeats import Repeats
 from engram_api.routes import CALL, OPERATIONS, Operation, check
 from engram_api.settings import ServeSettings
-from engram_api.turns import Turns
 from engram_api.usage import UsageLog
 from engram_contracts.errors import EngramError, Internal, NotFound, Rejected
 from engram_contracts.ids import new_id
@@ -41,8 +40,6 @@ ALWAYS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Server": "engram",
 }
-HEAVY_BYTES = 4_096
-"""Decoding a body of this size takes longer than to answer a light request."""
 _NOT_PASSED_ON = frozenset({"content-type", "content-length"})
 Method = Callable[[Call[Any, Any]], Awaitable[Answer]]
 
@@ -117,7 +114,6 @@ class Door:
         self._usage = usage
         self._repeats = repeats
         self._settings = settings
-        self._turns = Turns()
 
     def application(self) -> web.Application:
         """The application with all routes."""
@@ -176,7 +172,7 @@ class Door:
         if operation.body is not None:
             limit = self._settings.bulk_body_limit if operation.bulk else self._settings.body_limit
             raw = await read_body(request, place, limit=limit, seconds=self._settings.body_seconds)
-            body = await self._decoded(operation.body, raw, place.owner)
+            body = decode(operation.body, raw)
         if exchange.key is not None and operation.writes:
             exchange.digest = digest(request.method, request.rel_url.raw_path, request.query.items(), raw)
         return Call(
@@ -190,13 +186,6 @@ class Door:
             prefer=preferences(request.headers),
             deadline=deadline(request.headers) if operation.writes else None,
         )
-
-    async def _decoded(self, kind: Body, raw: bytes, owner: str) -> BaseModel:
-        """The validated body. Large ones take turns, so that one tenant's do not stand before all others."""
-        if len(raw) < HEAVY_BYTES:
-            return decode(kind, raw)
-        async with self._turns.of(owner):
-            return decode(kind, raw)
 
     async def _metered(
         self, operation: Operation, exchange: Exchange, caller: Caller, response: web.Response

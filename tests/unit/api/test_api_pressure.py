@@ -19,7 +19,6 @@ from engram_api.drafts import Draft
 from engram_api.outstanding import Outstanding
 from engram_api.pressure import Pressure, Reading, bounded_wait, wait_of
 from engram_api.shares import Shares
-from engram_api.turns import Turns
 from engram_api.writes import INTERACTIVE_PER_SECOND, Writer
 from engram_contracts.errors import EngramError, Overloaded, RateLimited, Rejected, Unavailable
 from engram_contracts.ids import new_id
@@ -264,22 +263,3 @@ async def test_a_queue_that_is_too_long_is_the_fault_of_its_owner_while_the_brok
     outcomes = await asyncio.gather(*(committer.commit([n], owner="a") for n in "abcd"), return_exceptions=True)
 
     assert outcomes[0] == ["a"] and isinstance(outcomes[-1], RateLimited)
-
-
-async def test_heavy_work_goes_by_turns_of_owners_one_at_a_time() -> None:
-    turns, seen = Turns(), []
-
-    async def work(owner: str, number: int) -> None:
-        async with turns.of(owner):
-            seen.append(f"{owner}{number}")
-            await asyncio.sleep(0)
-            seen.append(f"{owner}{number}")
-
-    tasks = [asyncio.create_task(work(owner, n)) for owner in "ab" for n in range(3)]
-    await asyncio.sleep(0)
-    tasks[1].cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(1.0), turns.of("c"):
-        pass
-
-    assert seen == ["a0", "a0", "b0", "b0", "a2", "a2", "b1", "b1", "b2", "b2"]
