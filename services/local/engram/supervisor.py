@@ -31,7 +31,7 @@ ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering
 OVERLAPPING = frozenset({"embedder", "embedder-query", "reasoner", "recovery", "api"})
 """These start anew before the old one ends. The others own files, which one process at a time may have open."""
 
-BEHIND = {"graph": 5, "metering": 5}
+BEHIND = {"graph": 10, "metering": 15}
 """Followers that may lag under load give way to what clients wait for."""
 
 PRELOADED = ("numpy", "engram_runtime.host", "engram_contracts.topology")
