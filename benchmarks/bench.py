@@ -103,6 +103,7 @@ class Bench:
         """Everything that is measured with few memories."""
         flood = await self._bulk(rig)
         results.recalls.append(await self._recalls(rig, "20 tenants", SMALL))
+        results.again = await stages.recall_again(rig, SMALL, count=self._plan.recalls // 2)
         for rate in (200, 1_000):
             results.recalls.append(await self._recalls_under(rig, rate))
         self._say(f"{self._plan.thinks} questions to think about")

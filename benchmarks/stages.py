@@ -113,7 +113,14 @@ async def pace(rig: Rig, *, rate: float, seconds: float, wait: bool = False) -> 
 
 async def recall(rig: Rig, tenants: Sequence[str], *, count: int) -> Done:
     """Recalls one after the other, from these tenants in turn."""
-    return await _do(rig, rig.second, asks(rig, tenants, count=count))
+    return await _do(rig, rig.second, asks(rig, tenants, rig.texts.questions(count)))
+
+
+async def recall_again(rig: Rig, tenants: Sequence[str], *, count: int) -> Done:
+    """Recalls one after the other, each of which was made before, with nothing written meanwhile."""
+    task = asks(rig, tenants, rig.texts.questions(count))
+    await _do(rig, rig.second, task)
+    return await _do(rig, rig.second, task)
 
 
 async def think(rig: Rig, *, count: int) -> Done:
@@ -140,7 +147,8 @@ async def recall_under_ingest(rig: Rig, *, rate: int, seconds: float) -> Done:
     await rig.first.prepare(writes(rig, tenants, batch=batch, rate=rate / batch))
     writing = asyncio.create_task(rig.first.go())
     await asyncio.sleep(1.0)
-    done = await _do(rig, rig.second, asks(rig, SMALL, count=int(RECALLS_PER_S * seconds), rate=RECALLS_PER_S))
+    questions = rig.texts.questions(int(RECALLS_PER_S * seconds))
+    done = await _do(rig, rig.second, asks(rig, SMALL, questions, rate=RECALLS_PER_S))
     await writing
     return done
 
@@ -168,9 +176,9 @@ def writes(
     )
 
 
-def asks(rig: Rig, tenants: Sequence[str], *, count: int, rate: float | None = None) -> Task:
+def asks(rig: Rig, tenants: Sequence[str], questions: Sequence[str], *, rate: float | None = None) -> Task:
     """Recalls of ten, from these tenants in turn; one at a time where there is no rate."""
-    bodies = [json.dumps({"query": question, "limit": 10}) for question in rig.texts.questions(count)]
+    bodies = [json.dumps({"query": question, "limit": 10}) for question in questions]
     keys = [rig.keys[tenant] for tenant in tenants]
     return Task(url=rig.system.url, path="/v1/recall", bodies=bodies, keys=keys, connections=1, rate=rate)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 
 from benchmarks import locomo
@@ -37,6 +38,7 @@ class Texts:
         said = [memory["content"] for talk in talks for memory in talk.memories]
         self._sentences = [sentence for text in said for sentence in _sentences(text)]
         self._questions = [asked.question for talk in talks for asked in talk.questions]
+        self._asked = self._unasked()
 
     def texts(self, count: int) -> list[str]:
         """So many texts of one to three sentences, none twice."""
@@ -47,11 +49,16 @@ class Texts:
             distinct[text] = None
         return list(distinct)
 
-    def questions(self, count: int) -> list[str]:
-        """So many questions; they come again when there are fewer."""
-        if not self._questions:
-            self._questions = [self._question() for _ in range(500)]
-        return self._random.choices(self._questions, k=count)
+    def questions(self, many: int) -> list[str]:
+        """So many questions that were never asked before: what was answered lately would cost nothing."""
+        return list(islice(self._asked, many))
+
+    def _unasked(self) -> Iterator[str]:
+        questions = list(dict.fromkeys(self._questions or [self._question() for _ in range(2_000)]))
+        self._random.shuffle(questions)
+        yield from questions
+        for turn in count(2):
+            yield from (f"{question} ({turn})" for question in questions)
 
     def _endless(self) -> Iterator[str]:
         while True:

@@ -13,8 +13,8 @@ from engram_contracts.errors import Unavailable
 from engram_contracts.events import Event
 from engram_contracts.messages import Message
 from engram_contracts.questions import Pong, Question
-from engram_contracts.topology import Bucket, Stream
-from engram_runtime.bus import Appended, Archive, Entry, Stored
+from engram_contracts.topology import Bucket, Consumer, Stream
+from engram_runtime.bus import Appended, Archive, Backlog, Entry, Stored
 
 R = TypeVar("R", bound=Message)
 E = TypeVar("E", bound=Event)
@@ -133,6 +133,9 @@ class RecordingBus:
             return None
         entry = self.entries[sequence - 1]
         return Stored(subject=entry.subject, body=entry.body, id=entry.id, at=datetime.now(UTC))
+
+    async def backlog(self, consumer: Consumer) -> Backlog:
+        raise Unavailable("a recording has no backlog")
 
     def archive(self, stream: Stream) -> Archive:
         raise NotImplementedError(f"looking through {stream.name} needs a real broker")
