@@ -20,7 +20,7 @@ class Positions:
     `trouble` says why the last save failed, or is `None`.
     """
 
-    def __init__(self, index: VectorIndex, store: PositionStore, *, every: float = 8.0, points: int = 5_000) -> None:
+    def __init__(self, index: VectorIndex, store: PositionStore, *, every: float = 20.0, points: int = 10_000) -> None:
         self._index = index
         self._store = store
         self._every = every

@@ -30,7 +30,7 @@ ANSWERS_REMEMBERED = 500
 @contextlib.asynccontextmanager
 async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     """The vectors service; leaving it flushes the index and keeps the positions."""
-    async with _index(settings) as index, _positions(index, _store(settings, bus)) as positions:
+    async with _index(settings) as index, _positions(index, settings, bus) as positions:
         how = settings.vectors
         speakers = Speakers(index, alone=settings.adapter == "edge")
         recaller = Recaller(index, bus, weights=how.weights, candidates=how.candidates, speakers=speakers)
@@ -70,8 +70,9 @@ def _store(settings: Settings, bus: Bus) -> PositionStore:
 
 
 @contextlib.asynccontextmanager
-async def _positions(index: VectorIndex, store: PositionStore) -> AsyncIterator[Positions]:
-    positions = Positions(index, store)
+async def _positions(index: VectorIndex, settings: Settings, bus: Bus) -> AsyncIterator[Positions]:
+    how = settings.vectors
+    positions = Positions(index, _store(settings, bus), every=how.flush_seconds, points=how.flush_points)
     await positions.load()
     saving = asyncio.create_task(positions.keep_saving())
     try:
