@@ -58,6 +58,9 @@ async def test_a_tenant_that_floods_leaves_the_others_alone(case: Case, tmp_path
     case.run = f"{seconds:.0f} s, {FLOOD_CONNECTIONS} connections with {FLOOD_BULK} memories a request, {taken} taken"
     case.note(str(verdict))
     case.note(f"the flooder was answered {dict(answers)}, the others {others}")
+    refused = [a for a in traffic.attempts.all if began <= a.began <= ended and not a.ok and a.status != 404]
+    if refused:
+        case.note(f"refused: {Counter(f'{a.status} {a.note}' for a in refused).most_common(4)}")
     for kind in ("write", "recall"):
         before, during = (traffic.attempts.p95_ms(kind, *span) for span in ((calm, calmed), (began, ended)))
         case.note(f"{kind} p95 {before:.1f} ms before, {during:.1f} ms during")

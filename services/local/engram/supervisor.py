@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from engram import broker
+from engram.complaints import Complaints
 from engram.processes import Child, program
 from engram.settings import Settings
 from engram.watchdog import Watchdog
@@ -67,6 +68,7 @@ class Supervisor:
         self._lock: IO[str] | None = None
         self._told: signal.Signals | None = None
         self._watchdog = Watchdog()
+        self._complaints = Complaints(self._log("nats"), self._data)
         self._asked_to_restart = False
         self._restarts: dict[str, Any] = {"count": 0, "failed": None}
         self._socket: socket.socket | None = None
@@ -86,6 +88,7 @@ class Supervisor:
             while self._told is None:
                 self._watch(1.0)
                 self._end_what_stands_still()
+                self._have_the_broker_write_again()
                 if self._asked_to_restart:
                     self._restart_all()
             self._tell("draining")
@@ -303,6 +306,13 @@ class Supervisor:
             if child.name in still:
                 self._tell(f"{child.name} stands still; it is ended")
                 child.tell(signal.SIGKILL)
+
+    def _have_the_broker_write_again(self) -> None:
+        """After its disk was full a stream refuses everything until the broker is started anew."""
+        for child in self._children:
+            if child.name == "nats" and self._complaints.mendable(time.monotonic()):
+                self._tell("the broker could not write; it is started anew")
+                child.tell(signal.SIGTERM)
 
     def _beat(self, child: Child) -> tuple[int, float] | None:
         """Its process id and its last sign of life; `None` of one that has not shown any yet, and of the broker."""
