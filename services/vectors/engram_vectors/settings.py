@@ -26,8 +26,8 @@ class VectorsSettings(Section):
     `adapter` is `edge` (in this process) or `server` (Qdrant over gRPC); unset, it is `server` where a Qdrant URL
     is given. `partitions` of the log are followed by this replica (`0,1,2` in the environment). `candidates` is
     how many points each leg brings at least. After `flush_seconds`, or `flush_points` written, the index is brought to
-    disk, which stops recalls for 0.1 to 0.3 s; what came since is read from the log again after a crash. `dense_weight` and `graph_weight` run from 0 to 1; requests may set
-    their own.
+    disk, which stops recalls for 0.1 to 0.3 s; what came since is read from the log again after a crash.
+    `dense_weight` and `graph_weight` run from 0 to 1; requests may set their own.
     """
 
     adapter: Literal["edge", "server"] | None = None

@@ -108,7 +108,8 @@ async def test_the_position_is_the_last_sequence_applied_and_survives_a_restart(
 
 async def test_positions_are_kept_within_seconds_while_the_service_runs(tmp_path: Path) -> None:
     file = tmp_path / "vectors" / "positions.json"
-    async with open_service(settings_in(tmp_path), RecordingBus()) as service, asyncio.timeout(10):
+    soon = Settings(data_dir=tmp_path, vectors=VectorsSettings(flush_seconds=0.2))
+    async with open_service(soon, RecordingBus()) as service, asyncio.timeout(10):
         await service.follows[PARTITION].handler([remembered(4, memory(1))])
         while not file.exists():
             await asyncio.sleep(0.01)
