@@ -191,6 +191,7 @@ def test_the_record_is_built_anew_while_it_answers(system: System) -> None:
 
 async def test_a_log_that_was_lost_is_told_of_and_goes_on_behind_the_stores(system: System) -> None:
     (old,) = remember(system, "Before the log was lost.")
+    engram(system, "verify")  # which waits for the ledger
     async with open_bus(system.nats, name="test") as bus:
         for stream in ("ENGRAM_LOG", "ENGRAM_USAGE"):
             await bus.jetstream.delete_stream(stream)

@@ -30,6 +30,9 @@ from engram_vectors.points import (
     tombstone,
 )
 
+REMEMBERED_COMMANDS = 16
+"""Changes of one memory that may lie between a fact and its repeat."""
+
 
 @dataclass(slots=True)
 class Draft:
@@ -112,13 +115,13 @@ class Fold:
         memory = revised(old, fact)
         if delivery.sequence <= known.log_sequence:
             return known
-        if fact.command == known.command:
+        if fact.command == known.command or fact.command in (known.earlier or ()):
             return None
         if fact.embedding is not None:
             return self._entry(delivery, memory, fact.embedding.chunks, known)
         place = self._place(delivery.tenant, memory, known)
         update = {"memory": memory, "command": fact.command, "log_sequence": delivery.sequence, "place": place}
-        return known.model_copy(update={**update, "indexed_at": self._now})
+        return known.model_copy(update={**update, "indexed_at": self._now, "earlier": _earlier(known)})
 
     def _forget(self, delivery: Delivery[Fact], fact: Forgotten) -> Outcome:
         head = head_of(delivery.tenant, fact.memory_id)
@@ -144,6 +147,7 @@ class Fold:
             spans=spans_of(chunks),
             reach=max(known.reach if known else 0, len(chunks)),
             place=self._place(delivery.tenant, memory, known) if memory else 0,
+            earlier=_earlier(known) if known and memory else None,
         )
 
     def _place(self, tenant: str, memory: Memory, known: Entry | None) -> int:
@@ -173,6 +177,11 @@ class Fold:
         if not embedding.chunks or not all(_is_sound(chunk, self._dimension) for chunk in embedding.chunks):
             return Rejected(f"the embedding does not hold vectors of {self._model!r}; send the command again")
         return None
+
+
+def _earlier(known: Entry) -> tuple[str, ...]:
+    """The commands that took effect before the next one: a worker may append a fact again after minutes."""
+    return (*(known.earlier or ()), known.command)[-REMEMBERED_COMMANDS:]
 
 
 def session_of(delivery: Delivery[Fact]) -> Session | None:

@@ -47,6 +47,8 @@ class Entry(Message):
     spans: tuple[tuple[int, int], ...] = ()
     reach: int = 1
     place: int = 0
+    earlier: tuple[str, ...] | None = None
+    """The commands before `command`, as far as they may come again; a memory that was not changed has none."""
 
 
 @dataclass(frozen=True, slots=True)
