@@ -6,16 +6,19 @@ as much as it may have outstanding; from there on the stream is asked now and th
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engram_contracts.errors import RateLimited
+from engram_contracts.errors import RateLimited, Unavailable
 from engram_contracts.topology import WORK
 from engram_runtime.bus import Bus
 
 FRESH_SECONDS = 0.25
+LOOK_SECONDS = 0.5
 RECENT = 0.9
 """Of the mean size, so much is kept with each request."""
 
@@ -54,7 +57,10 @@ class Outstanding:
         account.mean = mean if not account.mean else RECENT * account.mean + (1 - RECENT) * mean
 
     async def _look(self, tenant: str, account: Account) -> None:
+        """Ask what is left; a broker that does not tell in time is for the write itself to find out."""
         account.looked_at = self._clock()
         before = account.since
-        waiting = sum((await self._bus.archive(WORK).subjects(f"engram.work.*.*.{tenant}")).values())
-        account.known, account.since = waiting * account.mean, account.since - before
+        with contextlib.suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(LOOK_SECONDS):
+                left = await self._bus.archive(WORK).subjects(f"engram.work.*.*.{tenant}")
+            account.known, account.since = sum(left.values()) * account.mean, account.since - before

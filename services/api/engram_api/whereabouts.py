@@ -55,6 +55,8 @@ class Whereabouts:
     def __init__(self, bus: Bus, *, within: float) -> None:
         self._bus = bus
         self._within = within
+        self._jobs = bus.bucket(JOBS)
+        self._cancels = bus.bucket(CANCELS)
 
     async def sight(self, tenant: str, job: JobId) -> Sighting:
         """Everything that is known of a job."""
@@ -99,18 +101,18 @@ class Whereabouts:
 
     async def trouble(self, tenant: str, command: str) -> JobTrouble | None:
         """Why a command is not done yet, where it had trouble."""
-        value = await self._bus.bucket(JOBS).get(f"{tenant}.{command}")
+        value = await self._jobs.get(f"{tenant}.{command}")
         return JobTrouble.model_validate_json(value) if value else None
 
     async def cancel_mark(self, tenant: str, command: str) -> CancelMark | None:
         """Who called a command off, and when."""
-        value = await self._bus.bucket(CANCELS).get(f"{tenant}.{command}")
+        value = await self._cancels.get(f"{tenant}.{command}")
         return CancelMark.model_validate_json(value) if value else None
 
     async def cancel(self, tenant: str, command: str, actor: str | None) -> None:
         """Call a command off. A repeat changes nothing."""
         mark = CancelMark(at=datetime.now(UTC), actor=actor)
-        await self._bus.bucket(CANCELS).create(f"{tenant}.{command}", mark.encode())
+        await self._cancels.create(f"{tenant}.{command}", mark.encode())
 
     async def _waiting(self, tenant: str, command: str, sequence: int) -> Stored | None:
         """The command on the work stream, if it lies there; a replay put it there under another message's id."""
