@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -36,6 +36,7 @@ from engram_runtime.wire import install
 log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Message)
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 FAILED = "Engram-Failed"
 RECONNECT_SECONDS = 1.5
 LOOK_SECONDS = 0.02
@@ -217,10 +218,18 @@ class NatsKeyValue:
                 raise Unavailable(f"bucket {self._name!r} does not exist; run `engram provision`") from error
         return self._opened
 
+    async def _steadily(self, act: Callable[[NatsBucket], Awaitable[T]]) -> T:
+        """Do what may be done twice; again where the connection was lost meanwhile, and is back."""
+        while True:
+            try:
+                return await act(await self._open())
+            except LostError:
+                continue
+
     async def get(self, key: str) -> bytes | None:
         """See `KeyValue.get`."""
         try:
-            return (await (await self._open()).get(key)).value
+            return (await self._steadily(lambda bucket: bucket.get(key))).value
         except KeyNotFoundError:
             return None
         except (APIError, NatsError, TimeoutError) as error:
@@ -229,7 +238,7 @@ class NatsKeyValue:
     async def put(self, key: str, value: bytes) -> None:
         """See `KeyValue.put`."""
         try:
-            await (await self._open()).put(key, value)
+            await self._steadily(lambda bucket: bucket.put(key, value))
         except (APIError, NatsError, TimeoutError) as error:
             raise self._away(error) from error
 
@@ -239,6 +248,9 @@ class NatsKeyValue:
             await (await self._open()).create(key, value)
         except KeyWrongLastSequenceError:
             return False
+        except LostError:
+            found = await self.entry(key)
+            return found[0] == value if found else await self.create(key, value)
         except (APIError, NatsError, TimeoutError) as error:
             raise self._away(error) from error
         return True
@@ -246,7 +258,7 @@ class NatsKeyValue:
     async def entry(self, key: str) -> tuple[bytes, int] | None:
         """See `KeyValue.entry`."""
         try:
-            found = await (await self._open()).get(key)
+            found = await self._steadily(lambda bucket: bucket.get(key))
         except KeyNotFoundError:
             return None
         except (APIError, NatsError, TimeoutError) as error:
@@ -259,13 +271,17 @@ class NatsKeyValue:
             return await (await self._open()).update(key, value, last=revision)
         except KeyWrongLastSequenceError:
             return None
+        except LostError:
+            found = await self.entry(key)
+            mine = found is not None and found[0] == value and found[1] > revision
+            return found[1] if found and mine else await self.update(key, value, revision)
         except (APIError, NatsError, TimeoutError) as error:
             raise self._away(error) from error
 
     async def delete(self, key: str) -> None:
         """See `KeyValue.delete`."""
         try:
-            await (await self._open()).delete(key)
+            await self._steadily(lambda bucket: bucket.delete(key))
         except KeyNotFoundError:
             return
         except (APIError, NatsError, TimeoutError) as error:
