@@ -180,7 +180,7 @@ def _outcome(ack: bytes | None) -> Outcome:
     """What an acknowledgement says; none at all is a broker that cannot be reached, or a stream that is not there."""
     if not ack:
         return Unavailable("the broker did not acknowledge the write; try again", retry_after=1.0)
-    said = json.loads(ack)
+    said = json.loads(ack.decode())  # of bytes, it would find out the encoding first
     if "error" in said:
         return refused(said["error"])
     return Appended(sequence=said["seq"], duplicate=said.get("duplicate", False))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nats.aio.msg import Msg
 
@@ -81,8 +81,7 @@ def decide(outcome: Exception | None, *, attempt: int, retry: Retry, chance: flo
     return Later(delay) if delay <= LONGEST_IN_HAND else Postpone(min(delay, LONGEST))
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What the server says about one delivery, read from its reply subject.
 
     `delivered` counts deliveries of this message, `consumer_sequence` all deliveries of the consumer.

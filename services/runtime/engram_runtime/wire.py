@@ -21,6 +21,7 @@ Sink = Callable[[Msg], None]
 LINE_END = b"\r\n"
 PLAIN_HEADERS = b"NATS/1.0\r\n"
 """Other first lines carry a status."""
+HEADERS_END = b"\r\n\r\n"
 
 
 class Received(Msg):
@@ -92,9 +93,12 @@ def plain_headers(raw: bytes) -> dict[str, str] | None:
     """The headers, where they are of the usual form; `None` says that somebody has to look closer."""
     if not raw.startswith(PLAIN_HEADERS):
         return None if raw else {}
+    headers: dict[str, str] = {}
     try:
-        lines = raw[len(PLAIN_HEADERS) :].decode().split("\r\n")
-        return {name: value.strip() for name, value in (line.split(": ", 1) for line in lines if line)}
+        for line in raw[len(PLAIN_HEADERS) : -len(HEADERS_END)].decode().split("\r\n"):
+            name, value = line.split(": ", 1)
+            headers[name] = value.strip()
+        return headers
     except ValueError:  # other than UTF-8, or no blank behind a colon
         return None
 
