@@ -18,7 +18,15 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, BucketNotFoundError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
+from nats.js.errors import (
+    APIError,
+    BucketNotFoundError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NoStreamResponseError,
+    NotFoundError,
+    ServiceUnavailableError,
+)
 from nats.js.kv import KeyValue as NatsBucket
 
 from engram_contracts.errors import Failure, Overloaded, Unavailable
@@ -43,6 +51,10 @@ LOOK_SECONDS = 0.02
 ASK_AGAIN_SECONDS = 0.02
 MISSING_SECONDS = 3.0
 """So long after a service was first missed it may be one that is started again; later, it is away."""
+
+
+NOT_THERE = (NoStreamResponseError, ServiceUnavailableError)
+"""Nobody took what was sent, so that it can be sent again whatever it is."""
 
 
 class LostError(NatsError):
@@ -222,9 +234,20 @@ class NatsKeyValue:
         """Do what may be done twice; again where the connection was lost meanwhile, and is back."""
         while True:
             try:
-                return await act(await self._open())
+                return await self._once(act)
             except LostError:
                 continue
+
+    async def _once(self, act: Callable[[NatsBucket], Awaitable[T]]) -> T:
+        """Do it; a broker that has just been started may need a moment until it has read its streams."""
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        while True:
+            try:
+                return await act(await self._open())
+            except NOT_THERE:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
 
     async def get(self, key: str) -> bytes | None:
         """See `KeyValue.get`."""
@@ -245,7 +268,7 @@ class NatsKeyValue:
     async def create(self, key: str, value: bytes) -> bool:
         """See `KeyValue.create`."""
         try:
-            await (await self._open()).create(key, value)
+            await self._once(lambda bucket: bucket.create(key, value))
         except KeyWrongLastSequenceError:
             return False
         except LostError:
@@ -268,7 +291,7 @@ class NatsKeyValue:
     async def update(self, key: str, value: bytes, revision: int) -> int | None:
         """See `KeyValue.update`."""
         try:
-            return await (await self._open()).update(key, value, last=revision)
+            return await self._once(lambda bucket: bucket.update(key, value, last=revision))
         except KeyWrongLastSequenceError:
             return None
         except LostError:
