@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -65,6 +66,26 @@ def test_the_demo_leaves_nothing_behind(demo):
 
     assert place
     assert not Path(place[1]).exists()
+
+
+def test_the_demo_is_told_as_json_too(tmp_path):
+    conversation = tmp_path / "talk.jsonl"
+    conversation.write_text('{"content": "Ines keeps bees in Porto.", "speaker": "Ines"}\n')
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
+
+    run = subprocess.run(
+        [ENGRAM, "demo", str(conversation), "--json"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
+    )
+
+    told = json.loads(run.stdout)
+    assert told["remembered"]["memories"] == 1
+    assert told["thought"]["citations"][0]["quote"] == "Ines keeps bees in Porto."
+    assert told["exit_code"] == 0
 
 
 def test_make_demo_is_this_demo():

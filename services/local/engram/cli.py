@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from engram import auditing, dead
-from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, output
+from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, output, teller
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     durability: Annotated[str | None, typer.Option(help="power, second or process.")] = None,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run everything on this machine until told to stop."""
     from engram.serving import serve as run  # noqa: PLC0415 (the supervisor's imports are not the client's)
@@ -74,15 +75,15 @@ def serve(
         "durability": durability,
         "data_dir": data_dir or context.obj.flag,
     }
-    guarded(lambda: run(flags, config, lambda line: typer.echo(f"engram: {line}", err=True)))
+    guarded(lambda: run(flags, config, teller(as_json)))
 
 
 @app.command()
-def restart(context: typer.Context) -> None:
+def restart(context: typer.Context, as_json: AsJson = False) -> None:
     """Start every process anew, one after another; what is asked meanwhile is answered."""
     from engram.serving import restart as run  # noqa: PLC0415 (the supervisor's imports are not the client's)
 
-    guarded(lambda: run(context.obj.data_dir, lambda line: typer.echo(f"engram: {line}", err=True)))
+    guarded(lambda: run(context.obj.data_dir, teller(as_json)))
 
 
 @app.command()
@@ -216,11 +217,15 @@ def usage(context: typer.Context, as_json: AsJson = False) -> None:
 def demo(
     file: Annotated[Path | None, typer.Argument(help="A conversation to use instead of the one shipped.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Keep the data here instead of throwing it away.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Start everything in a temporary place, show what it does, stop cleanly."""
     from engram.demo import show  # noqa: PLC0415 (the supervisor's imports are not the client's)
 
-    raise typer.Exit(guarded(lambda: show(file, data_dir)))
+    told = guarded(lambda: show(file, data_dir, quiet=as_json))
+    if as_json:
+        output(as_json, told, lambda _: None)
+    raise typer.Exit(told["exit_code"])
 
 
 def main() -> None:

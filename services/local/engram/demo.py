@@ -37,21 +37,23 @@ LEDGER_SECONDS, LEDGER_PAUSE = 3.0, 0.3
 Json = dict[str, Any]
 
 
-def show(file: Path | None, data_dir: Path | None) -> int:
-    """Run the demonstration on a conversation, the shipped one by default; the exit code of the system it started.
+def show(file: Path | None, data_dir: Path | None, *, quiet: bool = False) -> Json:
+    """Run the demonstration on a conversation, the shipped one by default; what was answered, step by step.
 
-    The data is kept where `data_dir` is given. Raises the error family when something does not work.
+    Its `exit_code` is that of the system it started. The data is kept where `data_dir` is given; `quiet` shows nothing.
+    Raises the error family when something does not work.
     """
+    showing.console.quiet = quiet
     began = time.monotonic()
     path = file or CONVERSATION
     records = reading.read(path, reading.text_of(path))
     with contextlib.ExitStack() as stack:
         folder = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engram-demo-")))
         system = stack.enter_context(_system(folder.absolute()))
-        asyncio.run(_tour(system, path, records))
+        told = asyncio.run(_tour(system, path, records))
         code = _stop(system.process)
     showing.note(f"Everything stopped with exit code {code}; the whole demonstration took {_since(began)}.")
-    return code
+    return {**told, "exit_code": code, "seconds": round(time.monotonic() - began, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +108,27 @@ def _stop(process: subprocess.Popen[str]) -> int:
     return process.wait(STOP_SECONDS)
 
 
-async def _tour(system: _System, path: Path, records: list[Json]) -> None:
+async def _tour(system: _System, path: Path, records: list[Json]) -> Json:
     async with Door.find(url=None, key=None, data_dir=system.folder) as door:
-        await _remember(door, path, records)
-        await _recall(door, QUESTIONS if path == CONVERSATION else await _topics(door))
-        await _walk(door)
-        await _think(door, PUZZLE if path == CONVERSATION else (await _topics(door))[0])
-        await _change(door)
-        await _use(door)
-        showing.heading("The parts", "engram status")
-        showing.status(await operating.status(system.folder))
+        return {
+            "remembered": await _remember(door, path, records),
+            "recalled": await _recall(door, QUESTIONS if path == CONVERSATION else await _topics(door)),
+            "walked": await _walk(door),
+            "thought": await _think(door, PUZZLE if path == CONVERSATION else (await _topics(door))[0]),
+            "changed": await _change(door),
+            "used": await _use(door),
+            "parts": await _parts(system),
+        }
 
 
-async def _remember(door: Door, path: Path, records: list[Json]) -> None:
+async def _parts(system: _System) -> Json:
+    showing.heading("The parts", "engram status")
+    status = await operating.status(system.folder)
+    showing.status(status)
+    return status
+
+
+async def _remember(door: Door, path: Path, records: list[Json]) -> Json:
     sessions = len({record.get("session_id") for record in records})
     showing.heading("Remember", f"{len(records)} memories of {sessions} sessions from {path.name}")
     began = time.monotonic()
@@ -131,6 +141,7 @@ async def _remember(door: Door, path: Path, records: list[Json]) -> None:
     await ingest.send(door, records, lambda _: None)
     total = (await door.call("GET", "/v1/memories", limit=1))["data"]["total"]
     showing.note(f"sent a second time, nothing was added: {total} memories")
+    return {"memories": total, "last": last}
 
 
 async def _topics(door: Door) -> tuple[str, ...]:
@@ -139,24 +150,27 @@ async def _topics(door: Door) -> tuple[str, ...]:
     return tuple(f"What about {node['name']}?" for node in nodes) or ("What is this about?",)
 
 
-async def _recall(door: Door, questions: tuple[str, ...]) -> None:
+async def _recall(door: Door, questions: tuple[str, ...]) -> Json:
+    answers: Json = {}
     showing.heading("Recall", "dense and sparse search, neighbours in the conversation, the graph; no language model")
     for question in questions:
-        answer = await door.call("POST", "/v1/recall", {"query": question, "limit": 3})
+        answers[question] = answer = await door.call("POST", "/v1/recall", {"query": question, "limit": 3})
         showing.question(question, answer["meta"]["took_ms"])
         showing.recollection(answer)
+    return answers
 
 
-async def _walk(door: Door) -> None:
+async def _walk(door: Door) -> Json:
     people = (await door.call("GET", "/v1/graph/nodes", type="person", limit=1))["data"]["nodes"]
     nodes = people or (await door.call("GET", "/v1/graph/nodes", limit=1))["data"]["nodes"]
     if not nodes:
-        return
+        return {}
     centre = nodes[0]["id"]
     showing.heading("Walk the graph", f"two steps around {centre}, with the memories that say so")
     around = (await door.call("GET", "/v1/graph/neighbours", node=centre, hops=2, limit=30))["data"]
     cited = [edge["evidence"][0] for edge in showing.shown_edges(centre, around) if edge["evidence"]]
     showing.walk(centre, around, await _texts(door, cited))
+    return {"centre": centre, **around}
 
 
 async def _texts(door: Door, ids: list[str]) -> dict[str, Json]:
@@ -165,14 +179,15 @@ async def _texts(door: Door, ids: list[str]) -> dict[str, Json]:
     return {identity: answer["data"] for identity, answer in zip(unique, found, strict=True)}
 
 
-async def _think(door: Door, question: str) -> None:
+async def _think(door: Door, question: str) -> Json:
     showing.heading("Think", "without a model the answer is taken from the memories, and says so")
     answer = await door.call("POST", "/v1/think", {"question": question, "limit": 5})
     showing.question(question, answer["meta"]["took_ms"])
     showing.thought(answer["data"], await _texts(door, [cited["memory_id"] for cited in answer["data"]["citations"]]))
+    return {"question": question, **answer["data"]}
 
 
-async def _change(door: Door) -> None:
+async def _change(door: Door) -> Json:
     showing.heading("Change and forget", "edited, deleted; every version until then is in its history")
     memory = {"content": "Dinner with the museum is on Friday at seven.", "kind": "plan", "speaker": "Mara"}
     made = (await door.call("POST", "/v1/memories", memory, wait="done"))["data"]
@@ -183,7 +198,9 @@ async def _change(door: Door) -> None:
     history = (await door.call("GET", f"{where}/history"))["data"]["versions"]
     await door.call("DELETE", where, wait="done")
     showing.history(history)
-    showing.note(await _gone(door, where))
+    gone = await _gone(door, where)
+    showing.note(gone)
+    return {"versions": history, "gone": gone}
 
 
 async def _gone(door: Door, where: str) -> str:
@@ -194,9 +211,11 @@ async def _gone(door: Door, where: str) -> str:
     raise Internal(f"{where} is still there after it was deleted")
 
 
-async def _use(door: Door) -> None:
+async def _use(door: Door) -> Json:
     showing.heading("Usage", "counted from what happened, once each")
-    showing.usage(await _settled_usage(door))
+    usage = await _settled_usage(door)
+    showing.usage(usage)
+    return usage
 
 
 async def _settled_usage(door: Door) -> Json:

@@ -38,6 +38,13 @@ def guarded(work: Callable[[], T]) -> T:
         raise typer.Exit(130) from None
 
 
+def teller(as_json: bool) -> Callable[[str], None]:
+    """Says one thing after the other: a line for people beside the output, or a line of JSON as the output."""
+    if as_json:
+        return lambda line: typer.echo(json.dumps({"message": line}, ensure_ascii=False))
+    return lambda line: typer.echo(f"engram: {line}", err=True)
+
+
 def output(as_json: bool, data: Any, show: Callable[[Any], None]) -> None:
     """Print the data: as JSON, or as `show` does with the module of views."""
     if as_json:
