@@ -42,7 +42,8 @@ def rebuilt(partitions: list[dict[str, Any]]) -> None:
     """What became of each partition."""
     for each in partitions:
         colour = "green" if each["state"] == "done" else "red"
-        console.print(f"partition {each['partition']}: [{colour}]{each['state']}[/] {escape(each.get('reason', ''))}")
+        reason = escape(each.get("reason") or "")
+        console.print(f"partition {each['partition']}: [{colour}]{each['state']}[/] {reason}")
 
 
 def _title(found: dict[str, Any]) -> str:
