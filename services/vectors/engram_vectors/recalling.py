@@ -136,9 +136,7 @@ class Recaller:
         """The best memories for a query as of `now`."""
         weights = weighed(self._weights, question.mode, question.weights)
         attempt = Attempt(question, weights, now=now, candidates=self._candidates)
-        (candidates, activation) = await asyncio.gather(self._search(attempt), self._activate(attempt))
-        if attempt.lost and not attempt.weights.graph:
-            activation = await self._activate(attempt)
+        candidates, activation = await self._legs(attempt)
         candidates = await self._with_neighbours(attempt, candidates)
         strength = await self._allowed(attempt, candidates, activation.strength)
         if attempt.may_hop(candidates):
@@ -154,6 +152,13 @@ class Recaller:
             mode=attempt.mode,
             weights=asdict(weights) if question.explain else None,
         )
+
+    async def _legs(self, attempt: Attempt) -> tuple[Candidates, Activation]:
+        """The text legs and the graph's, at the same time where the graph counts anyway."""
+        if attempt.weights.graph:
+            return await asyncio.gather(self._search(attempt), self._activate(attempt))
+        candidates = await self._search(attempt)
+        return candidates, await self._activate(attempt) if attempt.lost else Activation()
 
     def _rank(self, attempt: Attempt, found: Candidates, strength: Mapping[PointId, float], limit: int) -> list[Ranked]:
         began = perf_counter()
@@ -207,10 +212,8 @@ class Recaller:
         return None
 
     async def _activate(self, attempt: Attempt) -> Activation:
-        """The graph's leg, where it counts: by its weight, or because there is no other."""
+        """The graph's leg."""
         question, within = attempt.question, attempt.deadline * SHARE
-        if not (attempt.weights.graph or attempt.lost):
-            return Activation()
         limit = min(attempt.candidates, MOST_ACTIVATED)
         asked = self._bus.ask(Activate(tenant=question.tenant, text=question.query, limit=limit), within=within)
         activated = await attempt.part("graph", "graph", asked, within=within + 0.05)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -31,8 +30,7 @@ class Speakers:
 
     async def among(self, tenant: str, names: Sequence[str]) -> frozenset[str]:
         """Those of the words that are in the name of somebody who said something."""
-        known = await asyncio.gather(*(self._known(tenant, name) for name in names))
-        return frozenset(name for name, speaks in zip(names, known, strict=True) if speaks)
+        return frozenset([name for name in names if await self._known(tenant, name)])
 
     def heard(self, changes: Changes) -> None:
         """Take note of who said what was written."""
