@@ -65,6 +65,26 @@ async def test_an_update_whose_answer_was_lost_is_not_taken_for_anothers(tmp_pat
     assert stale is None
 
 
+async def test_a_connection_that_was_closed_a_moment_ago_is_no_fault_of_ours(tmp_path: Path) -> None:
+    closed = RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+    with nats_server(tmp_path / "nats") as server:
+        async with connected(server) as bus:
+            bucket = bus.bucket(SETTINGS)
+            opened = await bucket._open()
+            true_create = opened.create
+
+            async def shut(key: str, value: bytes) -> int:
+                opened.create = true_create
+                raise closed
+
+            opened.create = shut
+            created = await bucket.create("k", b"1")
+            held = await bucket.get("k")
+
+    assert created
+    assert held == b"1"
+
+
 async def grown(made: dict[str, bool], count: int) -> None:
     async with asyncio.timeout(20.0):
         while len(made) < count:

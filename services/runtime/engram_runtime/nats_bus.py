@@ -236,7 +236,7 @@ class NatsKeyValue:
             try:
                 return await self._once(act)
             except LostError:
-                continue
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
 
     async def _once(self, act: Callable[[NatsBucket], Awaitable[T]]) -> T:
         """Do it; a broker that has just been started may need a moment until it has read its streams."""
@@ -248,6 +248,10 @@ class NatsKeyValue:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
+            except RuntimeError as error:  # uvloop's word for a connection that was closed a moment ago
+                if "closed" not in str(error):
+                    raise
+                raise LostError from error
 
     async def get(self, key: str) -> bytes | None:
         """See `KeyValue.get`."""
