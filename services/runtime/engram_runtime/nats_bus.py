@@ -276,11 +276,15 @@ class NatsKeyValue:
         except KeyWrongLastSequenceError:
             return False
         except LostError:
-            found = await self.entry(key)
-            return found[0] == value if found else await self.create(key, value)
+            return await self._holds(key, value) or await self.create(key, value) or await self._holds(key, value)
         except (APIError, NatsError, TimeoutError) as error:
             raise self._away(error) from error
         return True
+
+    async def _holds(self, key: str, value: bytes) -> bool:
+        """Whether a write whose answer was lost took effect; it may also do so late."""
+        found = await self.entry(key)
+        return found is not None and found[0] == value
 
     async def entry(self, key: str) -> tuple[bytes, int] | None:
         """See `KeyValue.entry`."""
@@ -299,9 +303,12 @@ class NatsKeyValue:
         except KeyWrongLastSequenceError:
             return None
         except LostError:
+            if not await self._holds(key, value):
+                revised = await self.update(key, value, revision)
+                if revised is not None or not await self._holds(key, value):
+                    return revised
             found = await self.entry(key)
-            mine = found is not None and found[0] == value and found[1] > revision
-            return found[1] if found and mine else await self.update(key, value, revision)
+            return found[1] if found else None
         except (APIError, NatsError, TimeoutError) as error:
             raise self._away(error) from error
 
