@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -187,6 +188,25 @@ def test_the_record_is_built_anew_while_it_answers(system: System) -> None:
     assert (verified, differences(report)) == (0, [])
     assert len(call(system, "GET", f"/v1/memories/{ids[0]}/history")["versions"]) == 2
     assert remember(system, "Zoe still writes.")
+
+
+@pytest.mark.parametrize(("store", "service"), [("graph", "graph"), ("vectors", "vectors")])
+def test_a_rebuild_that_was_killed_is_finished_by_the_next(system: System, store: str, service: str) -> None:
+    remember(system, *(f"Killed while {store} was rebuilt, {n}." for n in range(30)))
+    environ = {**os.environ, "ENGRAM_DATA_DIR": str(system.data_dir)}
+    first = subprocess.Popen([ENGRAM, "rebuild", store], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    old = system.pids[service]
+    time.sleep(1.5)  # somewhere in the middle; wherever it is, the next one has to put it right
+    os.kill(old, signal.SIGKILL)
+    first.kill()
+    first.wait()
+    until(lambda: system.pids[service] not in (old, None) and '"ready"' in readiness(system))
+
+    code, told = engram(system, "rebuild", store)
+    verified, report = engram(system, "verify")
+
+    assert code == 0, told
+    assert (verified, differences(report)) == (0, [])
 
 
 async def test_a_log_that_was_lost_is_told_of_and_goes_on_behind_the_stores(system: System) -> None:
