@@ -69,11 +69,13 @@ class Wire(Parser):
         return True
 
     async def _control(self, end: int) -> None:
-        """Have nats-py see one line that is no message."""
-        rest = self.buf[end:]
-        del self.buf[end:]
+        """Have nats-py see one line that is no message; an error may end the connection, and begin a new buffer."""
+        line = self.buf
+        rest = line[end:]
+        del line[end:]
         await super().parse()
-        self.buf += rest
+        if self.buf is line:
+            self.buf += rest
 
 
 def _told(words: list[bytearray]) -> tuple[bytes, int, bytes, int, int]:

@@ -83,6 +83,18 @@ async def test_plain_headers_are_those_of_nats_py():
         assert found is None or (found or None) == await Connection()._process_headers(raw)
 
 
+async def test_what_came_behind_an_error_that_ended_the_connection_is_not_kept_for_the_next():
+    class Ending(Connection):
+        async def _process_err(self, err_msg: str) -> None:
+            wire.reset()
+
+    wire = Wire(Ending())
+
+    await wire.parse(b"-ERR 'Stale Connection'\r\n" + message(1, b"left over"))
+
+    assert not wire.buf
+
+
 @pytest.mark.parametrize("line", [b"MSG a.b x 3\r\nabc\r\n", b"MSG 3\r\nabc\r\n", b"NONSENSE\r\n"])
 async def test_what_is_no_protocol_ends_the_connection(line: bytes):
     with pytest.raises(ProtocolError):
