@@ -124,7 +124,7 @@ async def test_broker_connections_misbehave(case: Case, tmp_path: Path) -> None:
 async def test_model_misbehaves(case: Case, tmp_path: Path) -> None:
     rounds = case.plan.count(1, 3)
     limited = 60.0 if case.plan.long else 12.0
-    thinks = 40
+    thinks = 60
     case.asked = "0 thinks lost, at most 1.2 upstream calls a job, remember and recall p95 within 10 %"
     journal = Journal(tmp_path / "journal.jsonl")
     mix = Mix(writes=25.0, recalls=25.0)
