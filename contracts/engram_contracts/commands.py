@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from engram_contracts.memory import Filters, MemoryChanges, MemoryFields
+from engram_contracts.memory import Filters, MemoryChanges, MemoryFields, Verdict
 from engram_contracts.messages import Moment, Versioned
 
 NodeId = Annotated[str, StringConstraints(max_length=320, pattern=r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x1f\x7f]+$")]
@@ -109,10 +109,20 @@ class DropEdge(Command):
     target: NodeId
 
 
+class Judge(Command):
+    """Say how a recalled memory served. A repeat of the same command counts once; a forgotten memory takes none."""
+
+    op = "judge"
+    memory_id: str
+    verdict: Verdict
+    query: QueryText | None = None
+    note: Annotated[str, StringConstraints(max_length=1_000)] | None = None
+
+
 INGEST: tuple[type[Command], ...] = (Remember, Revise, Forget)
 """What the embedder turns into facts."""
 
-GRAPH: tuple[type[Command], ...] = (PutNode, DropNode, PutEdge, DropEdge)
+GRAPH: tuple[type[Command], ...] = (PutNode, DropNode, PutEdge, DropEdge, Judge)
 """What the graph turns into facts."""
 
 ALL: tuple[type[Command], ...] = (*INGEST, *GRAPH, Think)

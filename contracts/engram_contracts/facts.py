@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from engram_contracts.commands import EdgeType, NodeId
-from engram_contracts.memory import Memory
+from engram_contracts.memory import Memory, Verdict
 from engram_contracts.messages import Message, Moment, Versioned
 
 
@@ -81,6 +81,16 @@ class Forgotten(Fact):
 
     event = "forgotten"
     memory_id: str
+
+
+class Judged(Fact):
+    """Somebody said how a memory served."""
+
+    event = "judged"
+    memory_id: str
+    verdict: Verdict
+    query: str | None = None
+    note: str | None = None
 
 
 class Citation(Message):
@@ -167,7 +177,7 @@ class Linked(Fact):
 FACTS: dict[str, type[Fact]] = {
     kind.event: kind
     for kind in (
-        Remembered, Revised, Forgotten, Thought, NodePut, NodeDropped, EdgePut, EdgeDropped, Linked,
+        Remembered, Revised, Forgotten, Thought, NodePut, NodeDropped, EdgePut, EdgeDropped, Linked, Judged,
     )
 }  # fmt: skip
 

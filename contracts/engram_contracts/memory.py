@@ -25,6 +25,7 @@ Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Scalar = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
 Metadata = dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Scalar | list[Scalar]]
+Verdict = Literal["useful", "not_useful", "wrong"]
 State = Literal["active", "stale", "archived", "forgotten"]
 
 
@@ -104,14 +105,31 @@ class MemoryChanges(Strict):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
+class Feedback(Message):
+    """How often those who recalled a memory found it useful, not useful, or wrong, since its content last changed."""
+
+    useful: int = 0
+    not_useful: int = 0
+    wrong: int = 0
+
+    def plus(self, verdict: Verdict) -> Feedback:
+        """The same with one verdict more."""
+        return self.model_copy(update={verdict: getattr(self, verdict) + 1})
+
+
 class Memory(MemoryFields):
-    """A memory as it is stored. `version` starts at 1 and grows by one with each change."""
+    """A memory as it is stored. `version` starts at 1 and grows by one with each change; feedback is none."""
 
     id: str
     version: int = 1
     state: State = "active"
     created_at: Moment
     updated_at: Moment
+    feedback: Feedback | None = None
+
+    def judged(self, verdict: Verdict) -> Self:
+        """The same memory with one verdict more."""
+        return self.model_copy(update={"feedback": (self.feedback or Feedback()).plus(verdict)})
 
 
 class MemoryVersion(Message):
@@ -121,6 +139,17 @@ class MemoryVersion(Message):
     at: Moment
     change: Literal["created", "revised", "forgotten"]
     memory: Memory
+
+
+class Judgement(Message):
+    """A verdict on a memory as it was given: on which version, by whom, after which query."""
+
+    at: Moment
+    verdict: Verdict
+    version: int
+    query: str | None = None
+    note: str | None = None
+    actor: str | None = None
 
 
 class Filters(Strict):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import SparseVector, Thought
-from engram_contracts.memory import Filters, Memory, MemoryVersion, Share
+from engram_contracts.memory import Filters, Judgement, Memory, MemoryVersion, Share
 from engram_contracts.messages import Message, Moment, Strict, Tenant
 
 Stage = Literal[
@@ -68,7 +68,8 @@ class RecallWeights(Strict):
     `dense` is the dense leg's share, the sparse leg has the rest. `neighbours` scales what neighbouring turns of
     a conversation lend, `speaker` is for memories of a speaker whom the question names, `statement` for turns that
     are not themselves questions, `date` for memories of a time that it names; `graph` is for activation. `recency`
-    counts with `half_life_days`. `first_person` puts a speaker's name in the first person for the dense leg.
+    counts with `half_life_days`. `feedback` is for memories that were found useful, and three times as much against
+    those that were not, or were wrong. `first_person` puts a speaker's name in the first person for the dense leg.
     `diversity` runs from 0 (none) to 1 (nothing alike).
     """
 
@@ -82,6 +83,7 @@ class RecallWeights(Strict):
     recency: Weight | None = None
     importance: Weight | None = None
     confidence: Weight | None = None
+    feedback: Weight | None = None
     half_life_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
     first_person: bool | None = None
     diversity: Weight | None = None
@@ -193,9 +195,10 @@ class GetMemory(Question[Memory]):
 
 
 class History(Message):
-    """All versions of a memory, oldest first."""
+    """All versions of a memory, and the verdicts on it, each oldest first."""
 
     versions: tuple[MemoryVersion, ...]
+    feedback: tuple[Judgement, ...] = ()
 
 
 class GetHistory(Question[History]):

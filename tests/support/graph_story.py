@@ -132,6 +132,8 @@ DUMPS = {
         session_id, kind, speaker, tags, record FROM memories""",
     "versions": """SELECT tenant, m.id, v.version, v.since, v.change, v.record
         FROM versions v JOIN memories m USING (tenant) WHERE v.memory = m.key""",
+    "feedback": """SELECT tenant, m.id, f.version, f.given, f.verdict, f.query, f.note, f.actor
+        FROM feedback f JOIN memories m USING (tenant) WHERE f.memory = m.key""",
     "jobs": """SELECT tenant, command, memory_id, op, accepted_at, embedded_at, log_sequence, thought FROM jobs""",
     "nodes": "SELECT tenant, id, origin, attributes FROM nodes",
     "mentions": """SELECT n.tenant, m.id, n.id, x.origin FROM mentions x LEFT JOIN memories m ON m.key = memory

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from engram_contracts.facts import Chunk, Embedding, Fact, Forgotten, Remembered, Revised, SparseVector
+from engram_contracts.facts import Chunk, Embedding, Fact, Forgotten, Judged, Remembered, Revised, SparseVector
 from engram_contracts.ids import derived_id
-from engram_contracts.memory import Memory
+from engram_contracts.memory import Memory, Verdict
 from engram_runtime.service import Delivery
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -68,6 +68,14 @@ def revised(
 def forgotten(sequence: int, number: int, *, tenant: str = "acme", command: str | None = None) -> Delivery[Fact]:
     """The fact that memory `number` is to vanish."""
     return delivered(sequence, Forgotten(**_how(sequence, command), memory_id=memory_id(number)), tenant=tenant)
+
+
+def judged(
+    sequence: int, number: int, verdict: Verdict, *, tenant: str = "acme", command: str | None = None, **more: Any
+) -> Delivery[Fact]:
+    """The fact that somebody said how memory `number` served."""
+    fact = Judged(**_how(sequence, command), memory_id=memory_id(number), verdict=verdict, **more)
+    return delivered(sequence, fact, tenant=tenant)
 
 
 def delivered(sequence: int, fact: Fact, *, tenant: str = "acme") -> Delivery[Fact]:

@@ -22,6 +22,7 @@ from engram_api.models import (
     Alive,
     DropEdgeQuery,
     EdgeBody,
+    FeedbackBody,
     Job,
     MemoriesQuery,
     MemoryList,
@@ -45,6 +46,7 @@ from engram_contracts.commands import (
     DropEdge,
     DropNode,
     Forget,
+    Judge,
     NodeId,
     PutEdge,
     PutNode,
@@ -155,6 +157,20 @@ class Handlers(DeadLetterHandlers):
             actor=call.caller.actor,
             deadline=call.deadline,
             memory_id=memory.id,
+        )
+        return await self._acceptor.change(call, Draft.of(command, memory_id=memory.id))
+
+    async def judge(self, call: Call[FeedbackBody, WaitQuery]) -> Answer:
+        """Accept a verdict on a memory that is there."""
+        memory, _ = await self._find_memory(call)
+        said = {name: getattr(call.body, name) for name in FeedbackBody.model_fields}
+        command = Judge.model_construct(
+            id=command_id(call, Judge.op, memory.id),
+            accepted_at=datetime.now(UTC),
+            actor=call.caller.actor,
+            deadline=call.deadline,
+            memory_id=memory.id,
+            **said,
         )
         return await self._acceptor.change(call, Draft.of(command, memory_id=memory.id))
 

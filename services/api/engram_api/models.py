@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 
 from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import Citation, ModelUse
-from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Memory, Metadata, NewMemory, Share
+from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Memory, Metadata, NewMemory, Share, Verdict
 from engram_contracts.messages import Message, Moment, Strict
 from engram_contracts.questions import Check, Hit, Mode, Node, Recall, RecallWeights, Recollection, Stage
 from engram_contracts.recovery import Age, DeadFilter, DeadLetter, GroupKey, Reason, Selection
@@ -37,6 +37,14 @@ class RecallBody(Strict):
     weights: RecallWeights | None = None
     as_of: Moment | None = None
     min_score: Share = 0.0
+
+
+class FeedbackBody(Strict):
+    """How a recalled memory served, after which query. `wrong` says that what it tells is not so."""
+
+    verdict: Verdict
+    query: QueryText | None = None
+    note: Annotated[str, StringConstraints(max_length=1_000)] | None = None
 
 
 class ThinkBody(Strict):

@@ -28,6 +28,7 @@ from engram_api.models import (
     DropEdgeQuery,
     DropQuery,
     EdgeBody,
+    FeedbackBody,
     Hits,
     Job,
     MemoriesQuery,
@@ -57,6 +58,7 @@ from engram_contracts.recovery import DeadDetail, DeadGroups, Dropped, ReplayPag
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
 CALL: Mapping[str, int] = {"api_calls": 1}
+FEEDBACK: Mapping[str, int] = {"api_calls": 1, "feedback": 1}
 SEARCH: Mapping[str, int] = {"api_calls": 1, "search_queries": 1}
 
 
@@ -118,6 +120,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="get_history", method="GET", path="/v1/memories/{id}/history", permission="memories:read",
         summary="Show all versions of a memory, oldest first.", answer=History,
+    ),
+    Operation(
+        name="judge", method="POST", path="/v1/memories/{id}/feedback", permission="memories:write",
+        summary="Say how a recalled memory served: useful, not useful or wrong.",
+        body=FeedbackBody, query=WaitQuery, answer=Accepted, status=202, settled=200, counters=FEEDBACK,
     ),
     Operation(
         name="recall", method="POST", path="/v1/recall", permission="recall",

@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from engram_api.drafts import Draft
-from engram_contracts.commands import Forget, Remember, Revise
+from engram_contracts.commands import Forget, Judge, Remember, Revise
 from engram_contracts.errors import EngramError, NotFound
 from engram_contracts.events import CancelMark, JobTrouble
 from engram_contracts.ids import JobId
@@ -27,7 +27,7 @@ T = TypeVar("T")
 OVER = ("dead", "cancelled", "expired")
 """Ends of a job without an effect."""
 
-INDEXED_OPS = frozenset({Remember.op, Revise.op, Forget.op})
+INDEXED_OPS = frozenset({Remember.op, Revise.op, Forget.op, Judge.op})
 """Commands whose effect the index shows."""
 
 

@@ -42,7 +42,7 @@ def _remember(command: Remember) -> Draft:
     content = _public(command.memory.content, "memory.content")
     accepted = command.accepted_at
     own = {"id": command.memory_id, "version": 1, "state": "active", "created_at": accepted, "updated_at": accepted}
-    memory = Memory.trusted({**vars(command.memory), "content": content, **own})
+    memory = Memory.trusted({**vars(command.memory), "content": content, **own, "feedback": None})
 
     def fact(at: datetime, embedding: Embedding | None) -> Fact:
         assert embedding is not None

@@ -22,6 +22,7 @@ from engram_contracts.facts import (
     Embedding,
     Fact,
     Forgotten,
+    Judged,
     Linked,
     NodeDropped,
     NodePut,
@@ -52,6 +53,7 @@ class Noted(Remembered):
 OPS: dict[type[Fact], str] = {
     Remembered: "remember", Noted: "remember", Revised: "revise", Forgotten: "forget", Thought: "think",
     NodePut: "put-node", NodeDropped: "drop-node", EdgePut: "put-edge", EdgeDropped: "drop-edge", Linked: "link",
+    Judged: "judge",
 }  # fmt: skip
 """The facts the graph understands, and the command behind each."""
 
@@ -60,6 +62,9 @@ FACTS: dict[str, type[Fact]] = {kind.event: kind for kind in OPS}
 
 _READ = frozenset({"content", "speaker", "tags", "occurred_at"})
 """The fields that extraction reads."""
+
+WRITTEN = ("memories", "versions", "nodes", "mentions", "evidence", "edges", "feedback")
+"""The tables that a tenant's part of a batch goes to."""
 
 WITHDRAWN = "(This answer rested on a memory that was forgotten.)"
 
@@ -74,7 +79,7 @@ def wanted(deliveries: Sequence[Delivery[Fact]], vocabularies: Mapping[str, Voca
             new.add((tenant, fact.memory.id))
         elif isinstance(fact, Thought):
             new.update((tenant, citation.memory_id) for citation in fact.citations)
-        elif isinstance(fact, Revised | Forgotten | Linked):
+        elif isinstance(fact, Revised | Forgotten | Linked | Judged):
             old.add((tenant, fact.memory_id))
         elif isinstance(fact, EdgePut | EdgeDropped):
             new.update((tenant, memory_id) for memory_id in getattr(fact, "evidence", ()))
@@ -119,7 +124,7 @@ class Draft:
     def batch(self) -> Batch:
         """Everything to write, once all facts were applied."""
         batch = Batch(self._sequence, self.keys.memory, self.keys.node)
-        batch.rows = {table: [] for table in ("memories", "versions", "nodes", "mentions", "evidence", "edges")}
+        batch.rows = {table: [] for table in WRITTEN}
         for tenant in self.tenants.values():
             tenant.write(batch)
         batch.rows["jobs"] = [
@@ -127,7 +132,7 @@ class Draft:
         ]
         return batch
 
-    def _effect(self, tenant: str, fact: Fact) -> None:
+    def _effect(self, tenant: str, fact: Fact) -> None:  # noqa: C901  # one line for each kind of fact
         draft = self.tenants[tenant]
         match fact:
             case Remembered():
@@ -136,6 +141,8 @@ class Draft:
                 draft.revise(fact.memory_id, fact.changes, at=fact.at)
             case Forgotten():
                 draft.forget(fact.memory_id)
+            case Judged():
+                draft.judge(fact, self._sequence)
             case Linked():
                 draft.link(fact)
             case NodePut():
@@ -195,6 +202,7 @@ class TenantDraft:
         self._edges = {triple: each for (owner, triple), each in found.edges.items() if owner == tenant}
         self._before = {entry.id: (dict(entry.mentions), dict(entry.evidence)) for entry in self._memories.values()}
         self._versions: dict[str, list[Row]] = {}
+        self._feedback: dict[str, list[Row]] = {}
         self._fresh_nodes: set[int] = set()
         self._touched: dict[int, Known] = {}
         self._changed_edges: set[Triple] = set()
@@ -221,11 +229,25 @@ class TenantDraft:
             raise Rejected(
                 f"these changes are not a valid edit: {error.errors(include_url=False)[0]['msg']}"
             ) from error
+        if "content" in changed:
+            changed["feedback"] = None
         new = old.model_copy(update={**changed, "version": old.version + 1, "updated_at": at})
         self._versions.setdefault(memory_id, []).append(version_row(self.tenant, entry.key, old))
         entry.memory, entry.changed = new, True
         if _READ & changed.keys():
             self._read(entry, new, stale=("rule", "model") if "content" in changed else ("rule",))
+
+    def judge(self, fact: Judged, sequence: int) -> None:
+        """Count a verdict, and keep it. Of a memory that was forgotten, nothing is kept."""
+        entry = self._entry(fact.memory_id)
+        if entry.memory is None:
+            return
+        row = (
+            self.tenant, entry.key, entry.memory.version, _naive(fact.at), fact.verdict, fact.query, fact.note,
+            fact.actor, sequence,
+        )  # fmt: skip
+        self._feedback.setdefault(fact.memory_id, []).append(row)
+        entry.memory, entry.changed = entry.memory.judged(fact.verdict), True
 
     def forget(self, memory_id: str) -> None:
         """Wipe a memory; its id stays taken. A repeat changes nothing."""
@@ -235,6 +257,7 @@ class TenantDraft:
         self._replace_links(entry, {}, {}, stale=("rule", "model"))
         entry.memory, entry.changed, entry.wiped = None, True, True
         self._versions.pop(memory_id, None)
+        self._feedback.pop(memory_id, None)
         self._wiped.append(memory_id)
 
     def unlink(self, memory_id: str) -> None:
@@ -427,6 +450,8 @@ class TenantDraft:
                 self._write_memory(entry, batch)
         for versions in self._versions.values():
             batch.rows["versions"].extend(versions)
+        for verdicts in self._feedback.values():
+            batch.rows["feedback"].extend(verdicts)
         self._write_nodes(batch)
         self._write_edges(batch)
         if self._wiped:

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from engram_contracts.commands import Command, DropEdge, DropNode, PutEdge, PutNode
+from engram_contracts.commands import Command, DropEdge, DropNode, Judge, PutEdge, PutNode
 from engram_contracts.errors import EngramError, NotFound, Rejected
-from engram_contracts.facts import EdgeDropped, EdgePut, Fact, NodeDropped, NodePut
+from engram_contracts.facts import EdgeDropped, EdgePut, Fact, Judged, NodeDropped, NodePut
 from engram_contracts.memory import MAX_METADATA_BYTES, Memory
 from engram_contracts.questions import (
     Activate,
@@ -67,8 +67,8 @@ class Questions:
         return await self._partitions.read(question.tenant, record.memory, question.memory_id)
 
     async def get_history(self, question: GetHistory) -> History:
-        """All versions of a memory."""
-        return History(versions=await self._partitions.read(question.tenant, record.history, question.memory_id))
+        """All versions of a memory, and the verdicts on it."""
+        return await self._partitions.read(question.tenant, record.history, question.memory_id)
 
     async def list_memories(self, question: ListMemories) -> MemoryPage:
         """A page of memories, newest first; the first page tells the total."""
@@ -185,7 +185,7 @@ class Questions:
 
 
 class Work:
-    """Commands on nodes and edges: each becomes a fact on the log, under the command's id."""
+    """Commands on nodes and edges, and verdicts on memories: each becomes a fact on the log, under the command's id."""
 
     def __init__(self, bus: Bus, clock: Clock) -> None:
         self._bus = bus
@@ -216,7 +216,7 @@ class Work:
 
 
 def fact_of(command: Command, *, at: datetime) -> Fact:
-    """The fact that a command on nodes or edges becomes. Raises `Rejected` where it can never hold."""
+    """The fact that a command on nodes, edges or a memory becomes. Raises `Rejected` where it can never hold."""
     common = {"command": command.id, "accepted_at": command.accepted_at, "at": at, "actor": command.actor}
     match command:
         case PutNode():
@@ -232,6 +232,10 @@ def fact_of(command: Command, *, at: datetime) -> Fact:
             return EdgePut(**common, **fields)
         case DropEdge():
             return EdgeDropped(**common, source=command.source, type=command.type, target=command.target)
+        case Judge():
+            return Judged(
+                **common, memory_id=command.memory_id, verdict=command.verdict, query=command.query, note=command.note
+            )
     raise Rejected(f"the graph has no use for a command {command.op!r}")
 
 

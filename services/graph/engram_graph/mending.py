@@ -42,6 +42,7 @@ SELECT log_sequence, tenant, command, memory_id FROM jobs
 WHERE log_sequence > $after AND ($tenant IS NULL OR tenant = $tenant) ORDER BY log_sequence LIMIT $limit
 """
 TAKE_OUT = (
+    "DELETE FROM feedback WHERE memory IN (SELECT key FROM memories WHERE tenant = $1 AND list_contains($2, id))",
     "DELETE FROM versions WHERE memory IN (SELECT key FROM memories WHERE tenant = $1 AND list_contains($2, id))",
     "DELETE FROM memories WHERE tenant = $1 AND list_contains($2::VARCHAR[], id)",
     "DELETE FROM jobs WHERE tenant = $1 AND list_contains($2::VARCHAR[], memory_id)",

@@ -16,8 +16,8 @@ from duckdb import DuckDBPyConnection as Cursor
 
 from engram_contracts.errors import NotFound, Rejected
 from engram_contracts.facts import Thought
-from engram_contracts.memory import Filters, Memory, MemoryVersion
-from engram_contracts.questions import JobRecord, MemoryPage, Node, NodePage
+from engram_contracts.memory import Filters, Judgement, Memory, MemoryVersion
+from engram_contracts.questions import History, JobRecord, MemoryPage, Node, NodePage
 from engram_graph.schema import slot
 from engram_graph.store_duckdb import aware
 from engram_graph.vocabulary import Known
@@ -31,8 +31,8 @@ def memory(cursor: Cursor, tenant: str, memory_id: str) -> Memory:
     return Memory.model_validate_json(_record(cursor, tenant, memory_id)[1])
 
 
-def history(cursor: Cursor, tenant: str, memory_id: str) -> tuple[MemoryVersion, ...]:
-    """All versions, oldest first. Raises `NotFound` as `memory` does."""
+def history(cursor: Cursor, tenant: str, memory_id: str) -> History:
+    """All versions and verdicts, oldest first. Raises `NotFound` as `memory` does."""
     key, record = _record(cursor, tenant, memory_id)
     current = Memory.model_validate_json(record)
     change = "created" if current.version == 1 else "revised"
@@ -47,7 +47,17 @@ def history(cursor: Cursor, tenant: str, memory_id: str) -> tuple[MemoryVersion,
         for version, since, how, text in rows
     ]
     newest = MemoryVersion(version=current.version, at=current.updated_at, change=change, memory=current)
-    return (*older, newest)
+    return History(versions=(*older, newest), feedback=_judgements(cursor, tenant, key))
+
+
+def _judgements(cursor: Cursor, tenant: str, key: int) -> tuple[Judgement, ...]:
+    rows = cursor.execute(
+        """SELECT given, verdict, version, query, note, actor FROM feedback
+        WHERE tenant = $1 AND memory = $2 ORDER BY log_sequence""",
+        [tenant, key],
+    ).fetchall()
+    names = ("at", "verdict", "version", "query", "note", "actor")
+    return tuple(Judgement.model_validate(dict(zip(names, row, strict=True))) for row in rows)
 
 
 def memories(cursor: Cursor, tenant: str, filters: Filters, *, limit: int, after: str | None) -> MemoryPage:

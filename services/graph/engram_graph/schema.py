@@ -55,7 +55,14 @@ CREATE VIEW all_edges AS
     FROM evidence GROUP BY tenant, source, type, target;
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST,)
+FEEDBACK = """
+CREATE TABLE feedback (
+    tenant VARCHAR, memory BIGINT, version INTEGER, given TIMESTAMP, verdict VARCHAR, query VARCHAR, note VARCHAR,
+    actor VARCHAR, log_sequence BIGINT);
+COMMENT ON TABLE feedback IS 'one row for each verdict on a memory; their numbers are in its record';
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, FEEDBACK)
 """Each script takes a file from the version of its position to the next; never edit one that was released."""
 
 

@@ -27,7 +27,7 @@ from engram_graph.schema import migrate, slot
 from engram_graph.slots import Slots
 from engram_graph.validity import Stretch
 
-TABLES = ("memories", "versions", "nodes", "mentions", "evidence", "edges", "jobs")
+TABLES = ("memories", "versions", "nodes", "mentions", "evidence", "edges", "jobs", "feedback")
 
 _PASSING = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InterruptException)
 """Errors of the machine rather than of the data: the same may work later."""
@@ -37,6 +37,7 @@ _DELETIONS = (
     ("gone_links", "DELETE FROM mentions WHERE memory IN (SELECT unnest($1::BIGINT[]))"),
     ("gone_links", "DELETE FROM evidence WHERE memory IN (SELECT unnest($1::BIGINT[]))"),
     ("gone_versions", "DELETE FROM versions WHERE memory IN (SELECT unnest($1::BIGINT[]))"),
+    ("gone_versions", "DELETE FROM feedback WHERE memory IN (SELECT unnest($1::BIGINT[]))"),
     ("gone_nodes", "DELETE FROM nodes WHERE key IN (SELECT unnest($1::BIGINT[]))"),
     ("dropped_nodes", "DELETE FROM mentions WHERE node IN (SELECT unnest($1::BIGINT[]))"),
     ("dropped_nodes", "DELETE FROM evidence WHERE source IN (SELECT unnest($1::BIGINT[]))"),

@@ -155,6 +155,21 @@ def recall(
 
 
 @app.command()
+def feedback(
+    context: typer.Context,
+    memory: Annotated[str, typer.Argument(help="The id of the memory.")],
+    verdict: Annotated[str, typer.Argument(help="useful, not_useful or wrong.")],
+    query: Annotated[str | None, typer.Option(help="The query that it was recalled for.")] = None,
+    note: Annotated[str | None, typer.Option(help="Why.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how a recalled memory served; what was useful is ranked higher, what is wrong far lower."""
+    body = {"verdict": verdict, **_given(query=query, note=note)}
+    answer = _call(context, "POST", f"/v1/memories/{memory}/feedback", body, wait="indexed")
+    output(as_json, answer["data"], lambda show: show.judged(answer["data"]))
+
+
+@app.command()
 def think(
     context: typer.Context,
     question: str,

@@ -24,6 +24,11 @@ def remembered(data: dict[str, Any]) -> None:
     console.print(f"[green]kept[/] {data['id']}  [dim]job {data['job']}[/]")
 
 
+def judged(data: dict[str, Any]) -> None:
+    """A verdict that was accepted."""
+    console.print(f"[green]counted[/] {data['id']}  [dim]job {data['job']}[/]")
+
+
 def recollection(answer: dict[str, Any]) -> None:
     """Recalled memories, best first."""
     meta = answer.get("meta") or {}

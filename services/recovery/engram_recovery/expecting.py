@@ -100,8 +100,13 @@ class Fold:
             self._remember(effect, said["memory"]["content"])
         elif subject.event in ("revised", "forgotten") and effect.memory_id is not None:
             self._change(effect, said.get("changes") or {})
+        elif subject.event == "judged" and self._whole and not self._is_there(effect):
+            return
         elif subject.event not in MEMORY_EVENTS and self._keeper.is_first(subject.tenant, effect.command):
             self._keeper.note(effect)
+
+    def _is_there(self, effect: Effect) -> bool:
+        return effect.memory_id is not None and self._keeper.find(effect.tenant, effect.memory_id) is not None
 
     def _remember(self, effect: Effect, content: str) -> None:
         assert effect.memory_id is not None

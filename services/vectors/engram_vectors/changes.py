@@ -14,7 +14,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from engram_contracts.errors import NotFound, Rejected
-from engram_contracts.facts import Chunk, Embedding, Fact, Forgotten, Remembered, Revised
+from engram_contracts.facts import Chunk, Embedding, Fact, Forgotten, Judged, Remembered, Revised
 from engram_contracts.memory import Memory, MemoryChanges
 from engram_runtime.service import Delivery, Outcome
 from engram_vectors.places import Places, Session
@@ -67,6 +67,8 @@ class Fold:
             return self._revise(delivery, fact)
         if isinstance(fact, Forgotten):
             return self._forget(delivery, fact)
+        if isinstance(fact, Judged):
+            return self._judge(delivery, fact)
         return None
 
     def changes(self) -> Changes:
@@ -115,13 +117,11 @@ class Fold:
         memory = revised(old, fact)
         if delivery.sequence <= known.log_sequence:
             return known
-        if fact.command == known.command or fact.command in (known.earlier or ()):
+        if _took_effect(fact, known):
             return None
         if fact.embedding is not None:
             return self._entry(delivery, memory, fact.embedding.chunks, known)
-        place = self._place(delivery.tenant, memory, known)
-        update = {"memory": memory, "command": fact.command, "log_sequence": delivery.sequence, "place": place}
-        return known.model_copy(update={**update, "indexed_at": self._now, "earlier": _earlier(known)})
+        return self._changed(delivery, known, memory)
 
     def _forget(self, delivery: Delivery[Fact], fact: Forgotten) -> Outcome:
         head = head_of(delivery.tenant, fact.memory_id)
@@ -130,6 +130,33 @@ class Fold:
             known = self._entry(delivery, None, (), known)
         self._drafts[head] = Draft(delivery.tenant, known.model_copy(update={"memory": None, "spans": ()}))
         return None
+
+    def _judge(self, delivery: Delivery[Fact], fact: Judged) -> Outcome:
+        """Count a verdict; of a memory that was forgotten, none is kept."""
+        head = head_of(delivery.tenant, fact.memory_id)
+        known = self._known(head)
+        if known is None or delivery.sequence < known.born:
+            return NotFound(f"the index holds no memory {fact.memory_id!r} to judge")
+        if known.memory is None:
+            return None
+        if delivery.sequence > known.log_sequence:
+            if _took_effect(fact, known):
+                return None
+            known = self._changed(delivery, known, known.memory.judged(fact.verdict))
+        self._write(delivery.tenant, head, known, None)
+        return None
+
+    def _changed(self, delivery: Delivery[Fact], known: Entry, memory: Memory) -> Entry:
+        """The entry with another record and the same vectors."""
+        update = {
+            "memory": memory,
+            "command": delivery.message.command,
+            "log_sequence": delivery.sequence,
+            "place": self._place(delivery.tenant, memory, known),
+            "indexed_at": self._now,
+            "earlier": _earlier(known),
+        }
+        return known.model_copy(update=update)
 
     def _known(self, head: PointId) -> Entry | None:
         draft = self._drafts.get(head)
@@ -184,6 +211,10 @@ def _earlier(known: Entry) -> tuple[str, ...]:
     return (*(known.earlier or ()), known.command)[-REMEMBERED_COMMANDS:]
 
 
+def _took_effect(fact: Fact, known: Entry) -> bool:
+    return fact.command == known.command or fact.command in (known.earlier or ())
+
+
 def session_of(delivery: Delivery[Fact]) -> Session | None:
     """The session that a fact puts a memory into, if any."""
     fact = delivery.message
@@ -196,13 +227,15 @@ def session_of(delivery: Delivery[Fact]) -> Session | None:
 
 def memory_of(fact: Fact) -> str:
     """The id of the memory a fact is about."""
-    assert isinstance(fact, Remembered | Revised | Forgotten)
+    assert isinstance(fact, Remembered | Revised | Forgotten | Judged)
     return fact.memory.id if isinstance(fact, Remembered) else fact.memory_id
 
 
 def revised(memory: Memory, fact: Revised) -> Memory:
     """The memory with the changes made, one version on. Raises `ValidationError` when they are no valid edit."""
     changed = MemoryChanges.model_validate(fact.changes).changed()
+    if "content" in changed:
+        changed["feedback"] = None
     return memory.model_copy(update={**changed, "version": memory.version + 1, "updated_at": fact.at})
 
 

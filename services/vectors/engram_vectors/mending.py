@@ -21,7 +21,7 @@ from engram_contracts.auditing import (
     digest_of,
 )
 from engram_contracts.auditing import Positions as Reached
-from engram_contracts.facts import Forgotten, Remembered, Revised
+from engram_contracts.facts import Forgotten, Judged, Remembered, Revised
 from engram_contracts.ids import PARTITIONS, partition_of
 from engram_runtime.bus import Bus
 from engram_runtime.refetching import facts_of
@@ -48,7 +48,7 @@ from engram_vectors.recalling import Recaller
 from engram_vectors.recent import Recent
 from engram_vectors.turns import Turns
 
-FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten)}
+FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten, Judged)}
 MOST_CHUNKS = 64
 """More points than one memory can have."""
 

@@ -4,7 +4,8 @@ Each leg's scores are folded to memories (the best chunk counts) and counted fro
 dense and graph the weakest candidate and 0. Turns of a conversation lend a share of theirs to their neighbours, an
 answer takes more from the question before it. What is highest in a leg is worth 1; legs are weighed by their
 shares, boosts come on top, and the whole is divided by the most there could be, so that a score lies in 0..1. A leg
-that found nothing gives its share to the others.
+that found nothing gives its share to the others. Feedback comes last, on the whole: praise is one boost more,
+blame takes its share of the score away.
 
 Every candidate passes here on every recall, so all of them are weighed at once, in arrays with a row for each.
 """
@@ -23,7 +24,7 @@ from engram_vectors.looks import Look
 from engram_vectors.points import FIRST, PointId, chunk_number
 from engram_vectors.ports import Candidates, Scored
 
-DENSE, SPARSE, GRAPH, NEIGHBOURS, WALK = "dense", "sparse", "graph", "neighbours", "walk"
+DENSE, SPARSE, GRAPH, NEIGHBOURS, WALK, FEEDBACK = "dense", "sparse", "graph", "neighbours", "walk", "feedback"
 
 LENT = ((-2, 0.3), (-1, 0.3), (1, 0.3))
 """What a turn takes of its neighbours' scores, by their place before or after it."""
@@ -32,18 +33,20 @@ ANSWERED = 0.4
 RRF_K = 60
 """Cormack, Clarke and Buettcher 2009."""
 DAY = 86_400 * 1_000_000
+BLAME = 3.0
+"""How much more blame weighs than praise; both together never more than the whole score."""
 WALKED_SHARE = 0.99
 """What the walk through the graph decides; the rest breaks its ties."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """What each piece counts for; see `RecallWeights` for what they are. Version 3.
+    """What each piece counts for; see `RecallWeights` for what they are. Version 4.
 
     `verbatim` is what a memory gains that says the query word for word: more than all that others can gain.
     """
 
-    version: int = 3
+    version: int = 4
     verbatim: float = 3.0
     dense: float = 0.45
     fusion: Literal["min-max", "rrf"] = "min-max"
@@ -55,6 +58,7 @@ class Weights:
     recency: float = 0.0
     importance: float = 0.0
     confidence: float = 0.0
+    feedback: float = 0.3
     half_life_days: float = 30.0
     first_person: bool = True
     diversity: float = 0.0
@@ -123,6 +127,7 @@ class _Columns(NamedTuple):
     confidence: Floats
     words: NDArray[np.int64]
     speaker: NDArray[np.intp]
+    feedback: Floats
     seen: Flags
     speakers: list[str]
     """Their names, by their number in `speaker`."""
@@ -165,6 +170,8 @@ class Ranking:
         self._boosts = dict(self._offered())
         self._most = 1.0 + sum(weight for weight, _ in self._boosts.values())
         self._furthest = max(hints.walked.values(), default=0.0)
+        self._praise = weights.feedback if (self._columns.feedback > 0).any() else 0.0
+        self._blame = min(BLAME * weights.feedback, 1.0)
 
     def best(self, limit: int, *, with_ranks: bool) -> list[Ranked]:
         """The first `limit`."""
@@ -196,6 +203,13 @@ class Ranking:
 
     def _scores(self) -> tuple[Floats, Flags]:
         """The score of every row, and which rows are in the running: found, lent to or walked to."""
+        scores, present = self._unjudged()
+        judged = self._columns.feedback
+        praised = (scores + self._praise * np.maximum(judged, 0.0)) / (1.0 + self._praise)
+        return praised * (1.0 - self._blame * np.maximum(-judged, 0.0)), present
+
+    def _unjudged(self) -> tuple[Floats, Flags]:
+        """The same without feedback."""
         scores = np.zeros(len(self._heads))
         present = np.zeros(len(self._heads), bool)
         for name, share in self._shares.items():
@@ -212,6 +226,15 @@ class Ranking:
         return WALKED_SHARE / self._furthest * np.maximum(walked, 0.0) + (1 - WALKED_SHARE) * scores, present
 
     def _parts(self, row: int) -> dict[str, float]:
+        parts = {name: part / (1.0 + self._praise) for name, part in self._unjudged_parts(row).items()}
+        judged = float(self._columns.feedback[row])
+        if judged > 0 and self._praise:
+            parts[FEEDBACK] = self._praise * judged / (1.0 + self._praise)
+        elif judged < 0 and self._blame:
+            parts[FEEDBACK] = self._blame * judged * sum(parts.values())
+        return parts
+
+    def _unjudged_parts(self, row: int) -> dict[str, float]:
         scale = (1 - WALKED_SHARE if self._furthest else 1.0) / self._most
         legs = {name: (scale * share, self._legs[name]) for name, share in self._shares.items()}
         parts = {name: share * float(leg.own[row]) for name, (share, leg) in legs.items() if leg.found[row]}
@@ -247,7 +270,7 @@ UNSEEN = Look()
 
 def _columns(looks: Sequence[Look | None]) -> _Columns:
     numbers: dict[str, int] = {}
-    place, at, asks, inquires, importance, confidence, words, speaker = (
+    place, at, asks, inquires, importance, confidence, words, speaker, feedback = (
         zip(*(UNSEEN if look is None else look for look in looks), strict=True) if looks else [()] * len(UNSEEN)
     )
     return _Columns(
@@ -259,6 +282,7 @@ def _columns(looks: Sequence[Look | None]) -> _Columns:
         np.array(confidence, float),
         np.array(words, np.int64),
         np.array([numbers.setdefault(name, len(numbers)) for name in speaker], np.intp),
+        np.array(feedback, float),
         np.array([look is not None for look in looks], bool),
         list(numbers),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engram_contracts.commands import GRAPH, Command, DropEdge, DropNode, PutEdge, PutNode
+from engram_contracts.commands import GRAPH, Command, DropEdge, DropNode, Judge, PutEdge, PutNode
 from engram_contracts.errors import Overloaded, Rejected
 from engram_contracts.facts import FACTS
 from engram_contracts.ids import PARTITIONS, derived_id
@@ -34,6 +34,7 @@ def commanded(kind: type[Command], number: int = 1, **fields: Any) -> Delivery[C
         (commanded(DropNode, node="place:Oslo"), "node-dropped"),
         (commanded(PutEdge, source="a:1", type="knows", target="a:2", weight=2, valid_to=NOW), "edge-put"),
         (commanded(DropEdge, source="a:1", type="knows", target="a:2"), "edge-dropped"),
+        (commanded(Judge, memory_id="m-1", verdict="wrong", query="who?", note="no"), "judged"),
     ],
 )
 async def test_a_command_becomes_its_fact_under_its_own_id(command: Delivery[Command], event: str) -> None:
@@ -46,7 +47,7 @@ async def test_a_command_becomes_its_fact_under_its_own_id(command: Delivery[Com
     assert (entry.id, entry.correlation) == (command.message.id, "c1")
     fact = FACTS[event].model_validate_json(entry.body)
     assert (fact.command, fact.accepted_at, fact.at, fact.actor) == (entry.id, ACCEPTED, NOW, "key_1")
-    said = command.message.model_dump(exclude={"v", "id"})
+    said = command.message.model_dump(exclude={"v", "id", "deadline"})
     assert said.items() <= fact.model_dump().items()
 
 

@@ -88,11 +88,13 @@ looks = st.builds(
     confidence=st.floats(0, 1),
     words=st.integers(0, 2**32 - 1),
     speaker=st.sampled_from(["", "ann", "bob"]),
+    feedback=st.floats(-1, 1),
 )
 shares = st.floats(0, 1)
 weightings = st.builds(
     Weights, dense=shares, neighbours=shares, speaker=shares, statement=shares, date=shares, graph=shares,
-    recency=shares, importance=shares, confidence=shares, fusion=st.sampled_from(["min-max", "rrf"]),
+    recency=shares, importance=shares, confidence=shares, feedback=shares,
+    fusion=st.sampled_from(["min-max", "rrf"]),
 )  # fmt: skip
 legs = st.dictionaries(st.sampled_from(HEADS), st.floats(-1, 30), max_size=8).map(lambda leg: tuple(leg.items()))
 hints = st.builds(

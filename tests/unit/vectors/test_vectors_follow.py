@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from engram_contracts.errors import NotFound, Rejected, Unavailable
 from engram_contracts.events import Progress
-from engram_contracts.facts import Forgotten, Remembered, Revised
+from engram_contracts.facts import Forgotten, Judged, Remembered, Revised
 from engram_contracts.ids import partition_of
 from engram_contracts.questions import CountIndexed
 from engram_contracts.topology import VECTORS_LOG
@@ -49,7 +49,12 @@ async def test_the_service_follows_its_partitions_answers_and_checks(tmp_path: P
         check = await service.checks["index"]()
 
         assert [following.consumer for following in service.follows] == list(VECTORS_LOG)
-        assert service.follows[0].messages == {"remembered": Remembered, "revised": Revised, "forgotten": Forgotten}
+        assert service.follows[0].messages == {
+            "remembered": Remembered,
+            "revised": Revised,
+            "forgotten": Forgotten,
+            "judged": Judged,
+        }
         assert {"recall", "find", "count"} <= {kind.verb for kind in service.answers}
         assert check.ok
 

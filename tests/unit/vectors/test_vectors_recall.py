@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,80 +11,22 @@ from typing import Any
 import pytest
 
 from engram_contracts.errors import Rejected, Unavailable
-from engram_contracts.facts import Fact
 from engram_contracts.memory import Filters
 from engram_contracts.questions import (
     Activate,
-    Activated,
     CountIndexed,
     EmbedQuery,
     FindIndexed,
     QueryVectors,
-    Recall,
-    Recollection,
     Walk,
     Walked,
 )
-from engram_runtime.service import Delivery
 from engram_vectors.filters import Wanted
-from engram_vectors.handlers import Handlers
 from engram_vectors.index_edge import open_edge
 from engram_vectors.ports import Candidates, Probe
-from engram_vectors.positions import Positions
-from engram_vectors.positions_file import FilePositions
-from engram_vectors.ranking import Weights
-from engram_vectors.recalling import Recaller
-from engram_vectors.turns import Turns
-from support.memories import MODEL, START, chunk, embedding, forgotten, memory, memory_id, remembered, revised
-from support.recording_bus import RecordingBus
+from support.memories import MODEL, chunk, embedding, forgotten, memory, memory_id, remembered, revised
+from support.recall_room import NOW, Room, always, open_room
 from support.toy_index import ToyIndex
-
-NOW = START + timedelta(days=30)
-
-
-class Room:
-    """The service's handlers over an index, and the bus they speak to."""
-
-    def __init__(self, index: Any, folder: Path) -> None:
-        self.bus = RecordingBus()
-        self.now = NOW
-        self.index = index
-        recaller = Recaller(index, self.bus, weights=Weights(graph=0.1), candidates=50)
-        positions = Positions(index, FilePositions(folder / "positions.json"))
-        self.handlers = Handlers(index, positions, recaller, self.bus, turns=Turns(), now=lambda: self.now)
-        self.query_is(0, 1)
-        self.graph_brings()
-
-    def query_is(self, direction: int, *words: int, model: str = MODEL) -> None:
-        """Every query has these vectors."""
-        like = chunk(direction, words)
-        self.bus.answers[EmbedQuery] = always(QueryVectors(model=model, dense=like.dense, sparse=like.sparse))
-
-    def graph_brings(self, *found: tuple[int, float], paths: Sequence[tuple[str, ...]] = ()) -> None:
-        """Every activation reaches these memories, so strongly."""
-        ids = tuple(memory_id(number) for number, _ in found)
-        strengths = tuple(strength for _, strength in found)
-        self.bus.answers[Activate] = always(Activated(memory_ids=ids, activations=strengths, paths=tuple(paths)))
-
-    async def keep(self, *facts: Delivery[Fact]) -> None:
-        assert await self.handlers.apply(facts) == [None] * len(facts)
-
-    async def recall(self, **how: Any) -> Recollection:
-        return await self.handlers.recall(Recall(**{"tenant": "acme", "query": "hello", **how}))
-
-    async def numbers(self, **how: Any) -> list[int]:
-        """Which memories are recalled, in order."""
-        by_id = {memory_id(number): number for number in range(100)}
-        return [by_id[hit.memory.id] for hit in (await self.recall(**how)).hits]
-
-
-def always(answer: Any) -> Callable[[Any], Awaitable[Any]]:
-    async def give(_: Any) -> Any:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return give
 
 
 async def never(_: Any) -> Any:
@@ -93,9 +35,8 @@ async def never(_: Any) -> Any:
 
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    async with open_edge(tmp_path / "index") as index:
-        await index.prepare(MODEL, 8)
-        yield Room(index, tmp_path)
+    async with open_room(tmp_path) as room:
+        yield room
 
 
 async def test_what_is_remembered_can_be_recalled(room: Room) -> None:
