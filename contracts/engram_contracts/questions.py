@@ -89,6 +89,14 @@ class RecallWeights(Strict):
     diversity: Weight | None = None
 
 
+Similarity = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A cosine."""
+
+Fold = Literal["none", "same", "near"]
+"""Which results stand behind a better one that says as much: those of the same words and speaker, or also those that
+share nine words in ten."""
+
+
 class Explanation(Message):
     """Why a result stands where it does: `score` is the sum of `parts`, legs and boosts alike.
 
@@ -111,6 +119,8 @@ class Hit(Message):
     legs: tuple[str, ...]
     excerpt: str | None = None
     """For a long memory, the stretch of it that matched."""
+    duplicates: tuple[str, ...] = ()
+    """Ids of memories that are folded into this one (at most 20), best first."""
     explain: Explanation | None = None
 
 
@@ -131,7 +141,9 @@ class Recall(Question[Recollection]):
     """The memories that best answer a query. Answered by vectors.
 
     `as_of` is the moment that "yesterday" in the query refers to, now by default. Results below `min_score` are
-    left out, so an answer may be empty.
+    left out, so an answer may be empty. `min_score` compares a result with the others; `min_similarity` is absolute: a
+    result whose dense vector is less like the query's is left out, unless it holds a rare word of the query. These are
+    its names and numbers, or, where there are none, its words of four letters or more that are not among the commonest.
     """
 
     service, verb, Reply = "vectors", "recall", Recollection
@@ -145,6 +157,8 @@ class Recall(Question[Recollection]):
     weights: RecallWeights | None = None
     as_of: Moment | None = None
     min_score: Share = 0.0
+    min_similarity: Similarity = 0.0
+    fold: Fold = "same"
 
 
 class IndexedMemory(Message):

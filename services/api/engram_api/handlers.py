@@ -183,6 +183,7 @@ class Handlers(DeadLetterHandlers):
                 tenant=call.caller.tenant, query=body.query, limit=body.limit, filters=body.filters,
                 explain=body.explain, deadline_ms=int(self._ask_seconds * 800), mode=body.mode,
                 weights=body.weights, as_of=body.as_of, min_score=body.min_score,
+                min_similarity=body.min_similarity, fold=body.fold,
             )
         )  # fmt: skip
         meta: dict[str, Any] = {"took_ms": _milliseconds(started), **_degraded(found.degraded)}

@@ -11,7 +11,18 @@ from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import Citation, ModelUse
 from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Memory, Metadata, NewMemory, Share, Verdict
 from engram_contracts.messages import Message, Moment, Strict
-from engram_contracts.questions import Check, Hit, Mode, Node, Recall, RecallWeights, Recollection, Stage
+from engram_contracts.questions import (
+    Check,
+    Fold,
+    Hit,
+    Mode,
+    Node,
+    Recall,
+    RecallWeights,
+    Recollection,
+    Similarity,
+    Stage,
+)
 from engram_contracts.recovery import Age, DeadFilter, DeadLetter, GroupKey, Reason, Selection
 
 MAX_BULK = 1_000
@@ -37,6 +48,8 @@ class RecallBody(Strict):
     weights: RecallWeights | None = None
     as_of: Moment | None = None
     min_score: Share = 0.0
+    min_similarity: Similarity = 0.0
+    fold: Fold = "same"
 
 
 class FeedbackBody(Strict):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from typing import Literal, NamedTuple
 
@@ -35,6 +36,8 @@ RRF_K = 60
 DAY = 86_400 * 1_000_000
 BLAME = 3.0
 """How much more blame weighs than praise; both together never more than the whole score."""
+MOST_DUPLICATES = 20
+"""So many memories that say the same are named."""
 WALKED_SHARE = 0.99
 """What the walk through the graph decides; the rest breaks its ties."""
 
@@ -89,7 +92,10 @@ MISSED = (-inf, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A memory, by its first point, with where its score (the sum of `parts`) comes from; `chunk` matched best."""
+    """A memory, by its first point, with where its score (the sum of `parts`) comes from; `chunk` matched best.
+
+    `same` are memories of the same words and speaker that it stands for, best first.
+    """
 
     head: PointId
     score: float
@@ -98,6 +104,7 @@ class Ranked:
     normalised: dict[str, float]
     ranks: dict[str, int]
     chunk: int
+    same: tuple[PointId, ...] = ()
 
 
 def rank(
@@ -108,12 +115,13 @@ def rank(
     hints: Hints = Hints(),  # frozen
     *,
     with_ranks: bool = True,
+    fold: bool = False,
 ) -> list[Ranked]:
     """The best memories, highest score first, equal scores by id. `activations` is the graph's, by first point.
 
-    Without ranks, `ranks` stay empty, which is cheaper.
+    Without ranks, `ranks` stay empty, which is cheaper. With `fold`, memories of the same words and speaker come once.
     """
-    return Ranking(found, activations, weights, hints).best(limit, with_ranks=with_ranks)
+    return Ranking(found, activations, weights, hints).best(limit, with_ranks=with_ranks, fold=fold)
 
 
 class _Columns(NamedTuple):
@@ -173,11 +181,26 @@ class Ranking:
         self._praise = weights.feedback if (self._columns.feedback > 0).any() else 0.0
         self._blame = min(BLAME * weights.feedback, 1.0)
 
-    def best(self, limit: int, *, with_ranks: bool) -> list[Ranked]:
+    def best(self, limit: int, *, with_ranks: bool, fold: bool) -> list[Ranked]:
         """The first `limit`."""
         scores, present = self._scores()
-        order = np.argsort(np.where(present, -scores, inf), kind="stable")[: min(limit, np.count_nonzero(present))]
-        return [self._ranked(int(row), with_ranks=with_ranks) for row in order]
+        order = np.argsort(np.where(present, -scores, inf), kind="stable")[: np.count_nonzero(present)]
+        rows = self._folded(order, limit) if fold else {int(row): () for row in order[:limit]}
+        return [self._ranked(row, same, with_ranks=with_ranks) for row, same in rows.items()]
+
+    def _folded(self, order: Rows, limit: int) -> dict[int, tuple[PointId, ...]]:
+        """The first `limit` rows that say something of their own, each with those that say the same after it."""
+        words, speakers = self._columns.words[order].tolist(), self._columns.speaker[order].tolist()
+        said = [
+            (word, speaker) if word else (0, -row) for row, word, speaker in zip(order, words, speakers, strict=True)
+        ]
+        first: dict[tuple[int, int], int] = {}
+        same: dict[int, list[PointId]] = {}
+        for row, key in zip(order.tolist(), said, strict=True):
+            better = first.setdefault(key, row)
+            if better != row:
+                same.setdefault(better, []).append(self._heads[row])
+        return {row: tuple(same.get(row, ())[:MOST_DUPLICATES]) for row in islice(first.values(), limit)}
 
     def _offered(self) -> Iterator[tuple[str, tuple[float, Floats]]]:
         """The boosts that can tell these candidates apart, each with its weight and how far it fits, from 0 to 1."""
@@ -246,7 +269,7 @@ class Ranking:
             parts[WALK] = WALKED_SHARE * self._hints.walked[self._heads[row]] / self._furthest
         return parts
 
-    def _ranked(self, row: int, *, with_ranks: bool) -> Ranked:
+    def _ranked(self, row: int, same: tuple[PointId, ...], *, with_ranks: bool) -> Ranked:
         legs = {name: leg for name, leg in self._legs.items() if leg.found[row]}
         parts = self._parts(row)
         texts = [name for name in (DENSE, SPARSE) if name in legs]
@@ -259,6 +282,7 @@ class Ranking:
             normalised={name: float(leg.own[row]) for name, leg in legs.items()},
             ranks={name: leg.rank(row) for name, leg in legs.items()} if with_ranks else {},
             chunk=chunk_number(legs[strongest].best[self._heads[row]][1]) if strongest else 0,
+            same=same,
         )
 
 

@@ -25,6 +25,8 @@ from engram_contracts.questions import (
 )
 from engram_runtime.bus import Bus
 from engram_vectors.filters import Wanted, microseconds, wanted
+from engram_vectors.folding import folded
+from engram_vectors.likeness import is_like, rare_words
 from engram_vectors.looks import fingerprint
 from engram_vectors.points import Entry, PointId, first_of, head_of
 from engram_vectors.ports import Candidates, Probe, VectorIndex
@@ -49,6 +51,8 @@ QUERIES_REMEMBERED = 1_000
 """So many queries' vectors are kept, some 3 KB each."""
 CONSIDERED = 4
 """Where variety is asked for, so many times the limit are looked at."""
+LEGS = 4
+"""Dense, sparse, graph, and neighbours."""
 BROWSING = {"recency": 1.0}
 PLAIN = {"neighbours": 0.0, "speaker": 0.0, "statement": 0.0, "first_person": False}
 
@@ -89,6 +93,13 @@ class Attempt:
         if self.question.mode != "auto":
             return self.question.mode
         return "multi-hop" if self.hints.walked else "dialogue" if self.hints.speakers else "lookup"
+
+    @property
+    def considered(self) -> int:
+        """How many results are looked at: all there are where some may be left out for their texts."""
+        if self.question.min_similarity or self.question.fold == "near":
+            return LEGS * self.candidates
+        return self.question.limit * (CONSIDERED if self.weights.diversity else 1)
 
     def may_hop(self, found: Candidates) -> bool:
         """Whether to walk: asked to, or a longer question about names, among memories that nobody said."""
@@ -141,8 +152,7 @@ class Recaller:
         strength = await self._allowed(attempt, candidates, activation.strength)
         if attempt.may_hop(candidates):
             activation = await self._walk(attempt, candidates) or activation
-        considered = question.limit * (CONSIDERED if weights.diversity else 1)
-        ranked = self._rank(attempt, candidates, strength, considered)
+        ranked = self._rank(attempt, candidates, strength, attempt.considered)
         hits = await self._hydrate(attempt, ranked, activation)
         return Recollection(
             hits=hits,
@@ -163,7 +173,8 @@ class Recaller:
     def _rank(self, attempt: Attempt, found: Candidates, strength: Mapping[PointId, float], limit: int) -> list[Ranked]:
         began = perf_counter()
         explain = attempt.question.explain
-        ranked = rank(found, strength, attempt.weights, limit, attempt.hints, with_ranks=explain)
+        fold = attempt.question.fold != "none"
+        ranked = rank(found, strength, attempt.weights, limit, attempt.hints, with_ranks=explain, fold=fold)
         attempt.stages_ms["rank"] = (perf_counter() - began) * 1_000
         return [each for each in ranked if each.score >= attempt.question.min_score]
 
@@ -265,15 +276,16 @@ class Recaller:
         passed |= narrowed or set()
         return {head: each for head, each in strength.items() if head in passed}
 
-    async def _hydrate(self, attempt: Attempt, ranked: Sequence[Ranked], activation: Activation) -> tuple[Hit, ...]:
-        heads = [each.head for each in ranked]
+    async def _hydrate(self, attempt: Attempt, ranked: list[Ranked], activation: Activation) -> tuple[Hit, ...]:
+        heads = [head for each in ranked for head in (each.head, *each.same)]
         entries = await self._entries(attempt, heads, "fetch")
+        ranked = _worth_telling(attempt.question, ranked, entries)
         if attempt.weights.diversity:
             ranked = _varied(attempt, ranked, entries)
         explain = attempt.question.explain
         hits = (
-            _hit(each, entries[each.head], activation.paths.get(each.head, ()), explain=explain)
-            for each in ranked
+            _hit(each, entries, activation.paths.get(each.head, ()), explain=explain)
+            for each in ranked[: attempt.question.limit]
             if each.head in entries
         )
         return tuple(hit for hit in hits if hit is not None)
@@ -310,8 +322,24 @@ def _varied(attempt: Attempt, ranked: Sequence[Ranked], entries: Mapping[PointId
     return [each for each in chosen if each.score >= attempt.question.min_score]
 
 
-def _hit(ranked: Ranked, entry: Entry, path: tuple[str, ...], *, explain: bool) -> Hit | None:
+def _worth_telling(question: Recall, ranked: list[Ranked], entries: Mapping[PointId, Entry]) -> list[Ranked]:
+    """Without those too unlike the query, and those nearly the same as a better one, where the question asks for it."""
+    if not question.min_similarity and question.fold != "near":
+        return ranked
+    memories = {head: entry.memory for head, entry in entries.items()}
+    texts = {each.head: memory.content for each in ranked if (memory := memories.get(each.head))}
+    found = [each for each in ranked if each.head in texts]
+    if question.min_similarity:
+        rare = rare_words(question.query)
+        found = [each for each in found if is_like(each, texts[each.head], question.min_similarity, rare)]
+    if question.fold == "near":
+        found = folded(found, [texts[each.head] for each in found], question.limit)
+    return found
+
+
+def _hit(ranked: Ranked, entries: Mapping[PointId, Entry], path: tuple[str, ...], *, explain: bool) -> Hit | None:
     """The hit, or `None` for a memory that was forgotten meanwhile."""
+    entry = entries[ranked.head]
     if entry.memory is None:
         return None
     explanation = Explanation(
@@ -323,6 +351,7 @@ def _hit(ranked: Ranked, entry: Entry, path: tuple[str, ...], *, explain: bool) 
         legs=tuple(name for name in ranked.raw if name in ranked.parts) or tuple(ranked.parts),
         excerpt=_excerpt(entry, ranked.chunk),
         explain=explanation if explain else None,
+        duplicates=tuple(memory.id for head in ranked.same if head in entries and (memory := entries[head].memory)),
     )
 
 
