@@ -163,14 +163,15 @@ class Supervisor:
         if split:
             own["embedder"] = {**own.get("embedder", {}), "role": role or "work"}
 
+        near = service == "vectors" and self._settings.embedder.adapter == "static"
+        queries = {**self._flags, "embedder": {**self._flags.get("embedder", {}), "role": "query"}}
+
         def body() -> None:
             if service != "api" and self._socket is not None:
                 self._socket.close()
             host = importlib.import_module("engram_runtime.host")
-            package = f"engram_{service}"
-            opener = importlib.import_module(f"{package}.service").open_service
-            kind = importlib.import_module(f"{package}.settings").Settings
-            host.run(service, opener, kind, own)
+            beside = [host.Beside(*_parts("embedder"), queries)] if near else []
+            host.run(service, *_parts(service), own, beside)
 
         return body
 
@@ -378,6 +379,13 @@ def _end(children: Sequence[Child], deadline: float) -> None:
                 os.waitpid(child.pid or 0, 0)
             return
         time.sleep(0.01)
+
+
+def _parts(service: str) -> tuple[Any, Any]:
+    """How a service is opened, and the type of its settings."""
+    package = f"engram_{service}"
+    opener = importlib.import_module(f"{package}.service").open_service
+    return opener, importlib.import_module(f"{package}.settings").Settings
 
 
 def _preload() -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 
@@ -41,29 +41,51 @@ S = TypeVar("S", bound=Common)
 Open = Callable[[S, NatsBus], AbstractAsyncContextManager[Service]]
 
 
-def run(name: str, open_service: Open[S], kind: type[S], flags: Mapping[str, Any] | None = None) -> None:
-    """Run one service until SIGTERM or SIGINT. Exits 0 after a drain, 2 when the settings or the stores forbid it."""
+class Beside(NamedTuple):
+    """A service whose answers another one needs at hand, in its own process."""
+
+    open_service: Open[Any]
+    kind: type[Common]
+    flags: Mapping[str, Any]
+
+
+def run(
+    name: str,
+    open_service: Open[S],
+    kind: type[S],
+    flags: Mapping[str, Any] | None = None,
+    beside: Sequence[Beside] = (),
+) -> None:
+    """Run one service until SIGTERM or SIGINT. Exits 0 after a drain, 2 when the settings or the stores forbid it.
+
+    What runs beside it answers its questions without the broker, and nobody else's.
+    """
     try:
         settings = load(kind, flags=flags, environ=os.environ)
+        near = [(each.open_service, load(each.kind, flags=each.flags, environ=os.environ)) for each in beside]
         log_to_stderr(name, settings.log_level)
-        uvloop.run(_until_told(name, open_service, settings))
+        uvloop.run(_until_told(name, open_service, settings, near))
     except EngramError as error:
         log.critical(error.message, extra={"code": error.code})
         sys.exit(2)
 
 
-async def _until_told(name: str, open_service: Open[S], settings: S) -> None:
+Near = Sequence[tuple[Open[Any], Common]]
+
+
+async def _until_told(name: str, open_service: Open[S], settings: S, near: Near) -> None:
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
-    serving = asyncio.create_task(_serve(name, open_service, settings, told))
+    serving = asyncio.create_task(_serve(name, open_service, settings, near, told))
     await serving
     log.info("stopped")
 
 
-async def _serve(name: str, open_service: Open[S], settings: S, told: asyncio.Event) -> None:
+async def _serve(name: str, open_service: Open[S], settings: S, near: Near, told: asyncio.Event) -> None:
     async with (
         open_bus(settings.nats, name=f"engram-{name}", durability=settings.durability) as bus,
+        _at_hand(near, bus),
         open_service(settings, bus) as service,
         hosted(service, bus, settings),
     ):
@@ -73,6 +95,15 @@ async def _serve(name: str, open_service: Open[S], settings: S, told: asyncio.Ev
         await told.wait()
         beating.cancel()
         log.info("draining")
+
+
+@contextlib.asynccontextmanager
+async def _at_hand(near: Near, bus: NatsBus) -> AsyncIterator[None]:
+    async with contextlib.AsyncExitStack() as stack:
+        for open_service, settings in near:
+            service = await stack.enter_async_context(open_service(settings, bus))
+            bus.answer_here(service.answers)
+        yield
 
 
 def _tell_ready(file: Path | None) -> None:

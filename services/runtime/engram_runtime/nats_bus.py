@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from faststream.nats import NatsBroker
@@ -38,6 +38,7 @@ from engram_runtime.appending import CORRELATION, STREAM_IS_FULL, Appender
 from engram_runtime.bus import APPEND_SECONDS, Appended, Archive, Backlog, Entry, KeyValue, Stored
 from engram_runtime.context import correlation
 from engram_runtime.nats_archive import NatsArchive
+from engram_runtime.service import Answer
 from engram_runtime.settings import Durability, NatsSettings
 from engram_runtime.wire import install
 
@@ -73,6 +74,7 @@ class NatsBus:
         self._appender = Appender(client, grouped=durability == "power")
         self.reconnected += [self._appender.reconnected, self._ask_again]
         self._missing: dict[str, float] = {}
+        self._here: dict[type[Any], Answer] = {}
 
     async def open(self) -> None:
         """Be ready to append."""
@@ -88,8 +90,19 @@ class NatsBus:
         """See `Bus.append`."""
         return await self._appender.append(entries, within=within)
 
+    def answer_here(self, answers: Mapping[type[Question[Any]], Answer]) -> None:
+        """Have this process's own questions of these kinds answered in it, without the broker."""
+        self._here.update(answers)
+
     async def ask(self, question: Question[R], *, within: float) -> R:
         """See `Bus.ask`."""
+        if (here := self._here.get(type(question))) is not None:
+            try:
+                async with asyncio.timeout(within):
+                    return cast(R, await here(question))
+            except TimeoutError as error:
+                late = f"{question.service} did not answer within {within * 1000:.0f} ms"
+                raise Unavailable(late, retry_after=1.0) from error
         reply = await self._request(rpc_subject(question.service, question.verb), question.encode(), within)
         return question.Reply.model_validate_json(reply)  # type: ignore[return-value]  # Reply is the R of this question
 
