@@ -17,6 +17,7 @@ from engram_contracts.memory import MAX_FILTER_DEPTH, Filters, Memory
 from engram_vectors.changes import dimension_of
 from engram_vectors.filters import Wanted, microseconds, wanted
 from engram_vectors.index_edge import open_edge
+from engram_vectors.mending import ScannedIndex
 from engram_vectors.points import (
     RECORD,
     TENANT,
@@ -297,6 +298,26 @@ async def test_rare_words_count_more_than_common_ones(index: VectorIndex, tenant
 
     assert candidates.sparse[0][0] == head_of(tenant, memory_id(20))
     assert candidates.sparse[0][1] > candidates.sparse[1][1]
+
+
+async def test_it_is_read_from_one_end_to_the_other_page_by_page_and_memories_stay_together(
+    index: ScannedIndex, tenant: str
+) -> None:
+    for number in range(7):
+        await index.write(put(tenant, memory(number), *[chunk(n) for n in range(1 + number % 3)]))
+    whole = await index.scan(tenant, None, 100)
+
+    paged, start = [], None
+    while len(page := await index.scan(tenant, start, 4)) > 1:
+        paged += page[:-1]
+        start = page[-1][0]
+    paged += page
+
+    assert [point for point, _, _ in paged] == [point for point, _, _ in whole]
+    assert len(whole) == sum(1 + number % 3 for number in range(7))
+    heads = [head_of(tenant, memory_id(number)) for number in range(7)]
+    assert [point for point, owner, record in whole if record is not None and owner == tenant] == sorted(heads)
+    assert [first_of(point) for point, _, _ in whole] == sorted(first_of(point) for point, _, _ in whole)
 
 
 async def test_the_index_remembers_its_model(index: VectorIndex) -> None:
