@@ -239,8 +239,8 @@ def _log_consumers(owner: str, *, batch: int, linger: float = 0.001) -> tuple[Co
     )
 
 
-EMBED_NOW = _work_consumers("embedder", INGEST, "interactive", linger=0.008)
-EMBED_BULK = _work_consumers("embedder", INGEST, "bulk", linger=0.02)
+EMBED_NOW = _work_consumers("embedder", INGEST, "interactive")
+EMBED_BULK = _work_consumers("embedder", INGEST, "bulk")
 GRAPH_WORK = tuple(consumer for urgency in LANES for consumer in _work_consumers("graph", GRAPH, urgency))
 THINK = tuple(
     consumer
@@ -256,8 +256,7 @@ REPLAY = Consumer(
 )  # fmt: skip
 """A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
 DUE = Consumer(name="schedule-due", stream=SCHEDULE, filters=("engram.schedule.due.>",))
-VECTORS_LOG = _log_consumers("vectors", batch=64, linger=0.008)
-"""In a trickle, a memory waits for two lingers of this length until it can be found; half as long on average."""
+VECTORS_LOG = _log_consumers("vectors", batch=64)
 GRAPH_LOG = _log_consumers("graph", batch=500, linger=0.5)
 """A transaction costs the graph milliseconds whatever it holds: waiting a little fills it."""
 EXTRACT_LOG = Consumer(
