@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -152,11 +153,40 @@ class Judgement(Message):
     actor: str | None = None
 
 
+Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)] | Moment
+
+
+class Range(Strict):
+    """A stretch of numbers or of time, from `gte` or above `gt` to `lte` or below `lt`; at least one of them.
+
+    Numbers compare as double-precision floats with values that are numbers; moments with texts that are a date or a
+    time in ISO 8601 (`2026-05-01`, `2026-05-01T12:30:00Z`; without a zone it is UTC), to the microsecond.
+    """
+
+    gte: Bound | None = None
+    gt: Bound | None = None
+    lte: Bound | None = None
+    lt: Bound | None = None
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        kinds = {isinstance(bound, datetime) for bound in self.bounds().values()}
+        if len(kinds) != 1:
+            raise ValueError("a range takes gte, gt, lte or lt, which are all numbers or all times")
+        return self
+
+    def bounds(self) -> dict[str, float | datetime]:
+        """The bounds that are given, by name."""
+        every = {"gte": self.gte, "gt": self.gt, "lte": self.lte, "lt": self.lt}
+        return {name: bound for name, bound in every.items() if bound is not None}
+
+
 class Filters(Strict):
     """Narrows a question to some memories; every given field must hold (a list means any of its values).
 
     `tags` must all be present. `after` is inclusive, `before` exclusive; both compare `occurred_at`, or
-    `created_at` where a memory has none. `metadata` compares for equality, key by key. Besides, every one of
+    `created_at` where a memory has none. `metadata` compares for equality, key by key; `ranges` holds, by key, in which
+    stretch a value of the metadata has to lie. Besides, every one of
     `all_of` must hold, one of `any_of` where there are any, and none of `none_of`; these may hold filters in turn,
     `MAX_FILTER_DEPTH` deep.
     """
@@ -170,6 +200,7 @@ class Filters(Strict):
     after: Moment | None = None
     before: Moment | None = None
     metadata: dict[str, str | int | float | bool] = Field(default_factory=dict, max_length=16)
+    ranges: dict[str, Range] = Field(default_factory=dict, max_length=16)
     all_of: tuple[Filters, ...] = Field(default=(), max_length=8)
     any_of: tuple[Filters, ...] = Field(default=(), max_length=8)
     none_of: tuple[Filters, ...] = Field(default=(), max_length=8)

@@ -168,6 +168,8 @@ class IndexedMemory(Message):
     indexed_at: Moment
     command: str
     """The last command whose effect the index shows."""
+    earlier: tuple[str, ...] = ()
+    """Some commands before it."""
 
 
 class Indexed(Message):

@@ -25,7 +25,7 @@ from engram_contracts.facts import (
     Thought,
 )  # fmt: skip
 from engram_contracts.ids import derived_id
-from engram_contracts.memory import Filters
+from engram_contracts.memory import Filters, Range
 from engram_contracts.questions import (
     Activate,
     CountRecorded,
@@ -67,6 +67,10 @@ def told(sequence: int, kind: type[Fact], *, tenant: str = TENANT, **fields: Any
     at = START + timedelta(days=1, seconds=sequence)
     how = {"command": derived_id("command", str(sequence)), "accepted_at": at, "at": at}
     return delivered(sequence, kind(**how, **fields), tenant=tenant)
+
+
+def due(time: str) -> dict[str, Any]:
+    return {"due": f"2026-01-01{time}"}
 
 
 def edge_put(sequence: int, source: str, target: str, **fields: Any) -> Delivery[Fact]:
@@ -204,6 +208,12 @@ async def test_a_list_goes_from_the_newest_back_and_on_behind_a_cursor(graph: Se
         (Filters(metadata={"n": True}), {3}),
         (Filters(metadata={"a/b~c": "d", "n": True}), {3}),
         (Filters(metadata={"none": 1}), set()),
+        (Filters(ranges={"n": Range(gte=1)}), {1}),
+        (Filters(ranges={"n": Range(gt=1)}), set()),
+        (Filters(ranges={"n": Range(gt=0.5, lt=1.5)}), {1}),
+        (Filters(ranges={"due": Range(gte=START)}), {1, 2, 3}),
+        (Filters(ranges={"due": Range(gt=START, lte=START + timedelta(hours=1))}), {3}),
+        (Filters(none_of=(Filters(ranges={"due": Range(lt=START + timedelta(minutes=59))}),)), {3, 4}),
         (Filters(any_of=(Filters(speaker="Ann"), Filters(kind="plan"))), {1, 3}),
         (Filters(user_id="u1", none_of=(Filters(kind="fact"),)), {1}),
         (Filters(all_of=(Filters(tags=("x",)), Filters(none_of=(Filters(speaker="Ann"),)))), {2}),
@@ -214,16 +224,19 @@ async def test_filters_narrow_a_list(graph: Service, filters: Filters, expected:
     await follow(
         graph,
         [
-            remembered(1, memory(1, user_id="u1", speaker="Ann", tags=("x",), metadata={"n": 1})),
-            remembered(2, memory(2, user_id="u1", kind="fact", tags=("y", "x"), metadata={"n": "1"})),
+            remembered(1, memory(1, user_id="u1", speaker="Ann", tags=("x",), metadata={"n": 1, **due("")})),
+            remembered(
+                2, memory(2, user_id="u1", kind="fact", tags=("y", "x"), metadata={"n": "1", **due("T02:00:00+02:00")})
+            ),
             remembered(
                 3,
                 memory(
-                    3, kind="plan", agent_id="bot", session_id="s", metadata={"n": True, "a/b~c": "d"},
+                    3, kind="plan", agent_id="bot", session_id="s",
+                    metadata={"n": True, "a/b~c": "d", **due("T01:00:00")},
                     occurred_at=START + timedelta(days=10),
                 ),
             ),
-            remembered(4, memory(4)),
+            remembered(4, memory(4, metadata={"due": "tomorrow"})),
         ],
     )  # fmt: skip
 

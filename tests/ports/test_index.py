@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import random
 import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from engram_contracts.errors import Conflict, Unavailable
-from engram_contracts.memory import MAX_FILTER_DEPTH, Filters, Memory
+from engram_contracts.memory import MAX_FILTER_DEPTH, Filters, Memory, Range
 from engram_vectors.changes import dimension_of
 from engram_vectors.filters import Wanted, microseconds, wanted
 from engram_vectors.index_edge import open_edge
@@ -334,7 +336,8 @@ async def test_the_index_remembers_its_model(index: VectorIndex) -> None:
 USERS = ("ann", "bob smith", "bob", "smith", "Ann", "a=b", "müller\u3000x", "ann ")
 TAGS = ("x", "y z", "y", "trip", "kind=fact")
 KINDS = ("note", "fact", "plan")
-VALUES = (1, 1.0, True, "1", "true", "a b", 2.5, False, 0, "", "0", 'say "x" =1')
+DATES = ("2026-01-01", "2026-01-01T00:00:00.000002Z", "2026-01-01 02:00:00.000004+02:00", "2026-02-30", "2026-1-1")
+VALUES = (1, 1.0, True, "1", "true", "a b", 2.5, False, 0, "", "0", 'say "x" =1', *DATES)
 
 
 def random_memory(number: int, chance: random.Random) -> Memory:
@@ -372,9 +375,31 @@ def random_filters(chance: random.Random, depth: int = 1) -> Filters:
         "after": maybe(lambda: (START + timedelta(microseconds=chance.randrange(6))).astimezone(zone)),
         "before": maybe(lambda: START + timedelta(microseconds=chance.randrange(6))),
         "metadata": maybe(lambda: {chance.choice(("k", "k=1", "a b")): chance.choice(VALUES)}),
+        "ranges": maybe(lambda: {chance.choice(("k", "k=1", "a b")): random_range(chance)}),
         **({name: maybe(some) for name in ("all_of", "any_of", "none_of")} if depth < MAX_FILTER_DEPTH else {}),
     }
     return Filters(**{name: value for name, value in fields.items() if value is not None})  # type: ignore[arg-type]
+
+
+def random_range(chance: random.Random) -> Range:
+    if chance.random() < 0.5:
+        bounds: tuple[object, ...] = (-1, 0, 0.5, 1, 2.5, 3)
+    else:
+        bounds = tuple(START + timedelta(microseconds=each) for each in (-1, 0, 1, 2, 3, 4, 5))
+    names = chance.sample(("gte", "gt", "lte", "lt"), chance.choice((1, 1, 2)))
+    return Range(**{name: chance.choice(bounds) for name in names})  # type: ignore[arg-type]
+
+
+def lies_in(value: object, asked: Range) -> bool:
+    for name, bound in asked.bounds().items():
+        if isinstance(bound, datetime):
+            moments = {DATES[0]: START, DATES[1]: START + timedelta(microseconds=2)}
+            found: Any = {**moments, DATES[2]: START + timedelta(microseconds=4)}.get(str(value))
+        else:
+            found = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if found is None or not getattr(operator, {"gte": "ge", "lte": "le"}.get(name, name))(found, bound):
+            return False
+    return True
 
 
 def fits(what: Memory, filters: Filters) -> bool:
@@ -391,6 +416,7 @@ def fits(what: Memory, filters: Filters) -> bool:
         and (filters.after is None or at >= filters.after)
         and (filters.before is None or at < filters.before)
         and all(equal(what.metadata.get(key), value) for key, value in filters.metadata.items())
+        and all(lies_in(what.metadata.get(key), asked) for key, asked in filters.ranges.items())
         and all(fits(what, each) for each in filters.all_of)
         and (not filters.any_of or any(fits(what, each) for each in filters.any_of))
         and not any(fits(what, each) for each in filters.none_of)

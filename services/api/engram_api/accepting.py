@@ -70,6 +70,10 @@ class Acceptor:
                 await self._await_thought(call, draft.id, wait, repeated=outcome.duplicate)
         return self._job(call, draft, outcome), wait.thought
 
+    async def unseen(self, tenant: str, commands: Sequence[str], seconds: float) -> list[str]:
+        """Those of the commands whose effect the index does not show after so many seconds at most."""
+        return await self._waits.unseen(tenant, commands, seconds)
+
     async def _write(self, call: AnyCall, drafts: Sequence[Draft]) -> tuple[Outcomes, bool]:
         """Outcomes of the commands, and whether all that were taken reached what the client waits for."""
         seconds, stages = self._patience(call, drafts[0].op)

@@ -178,6 +178,7 @@ class Handlers(DeadLetterHandlers):
         """Ask the index."""
         started = time.perf_counter()
         body = call.body
+        unseen = await self._unseen(call.caller.tenant, body.written)
         found = await self._ask(
             RecallForClient.model_construct(
                 tenant=call.caller.tenant, query=body.query, limit=body.limit, filters=body.filters,
@@ -186,10 +187,21 @@ class Handlers(DeadLetterHandlers):
                 min_similarity=body.min_similarity, fold=body.fold,
             )
         )  # fmt: skip
-        meta: dict[str, Any] = {"took_ms": _milliseconds(started), **_degraded(found.degraded)}
+        meta: dict[str, Any] = {"took_ms": _milliseconds(started), **_degraded((*unseen, *found.degraded))}
         if body.explain:
             meta |= {"stages_ms": found.stages_ms, "mode": found.mode, "weights": found.weights}
         return Answer(data={"hits": found.hits}, meta=meta)
+
+    async def _unseen(self, tenant: str, jobs: Collection[str]) -> list[str]:
+        """Wait for the index to show what these jobs did, half the time there is; what it does not show then."""
+        if not jobs:
+            return []
+        named = {each: JobId.parse(each, tenant, self._pepper) for each in jobs}
+        if None in named.values():
+            raise NotFound("there is no job with this id", field="written")
+        names = {job.command: name for name, job in named.items() if job is not None}
+        late = await self._acceptor.unseen(tenant, list(names), self._ask_seconds / 2)
+        return [f"index: does not show {names[command]} yet" for command in late]
 
     async def think(self, call: Call[ThinkBody, NoQuery]) -> Answer:
         """Accept a question, and wait for its answer unless the client would rather not."""

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic_core import from_json
 
 from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import Citation, ModelUse
@@ -28,6 +29,7 @@ from engram_contracts.recovery import Age, DeadFilter, DeadLetter, GroupKey, Rea
 MAX_BULK = 1_000
 Waitable = Literal["indexed", "done"]
 MemoryId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+JobName = Annotated[str, StringConstraints(max_length=128)]
 Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")]
 
 
@@ -50,6 +52,8 @@ class RecallBody(Strict):
     min_score: Share = 0.0
     min_similarity: Similarity = 0.0
     fold: Fold = "same"
+    written: tuple[JobName, ...] = Field(default=(), max_length=16)
+    """Jobs of changes that the answer has to show; it waits for them, but not for ever."""
 
 
 class FeedbackBody(Strict):
@@ -133,8 +137,20 @@ class Paged(Strict):
     cursor: Annotated[str, StringConstraints(max_length=1_024)] | None = None
 
 
+def _from_json(value: Any) -> Any:
+    """What a query parameter says that holds an object, or several that hold one each, in JSON."""
+    if isinstance(value, list):
+        return [_from_json(each) for each in value]
+    return from_json(value) if isinstance(value, str) else value
+
+
 class MemoriesQuery(Filters, Paged):
-    """Filters and page of a list of memories."""
+    """Filters and page of a list of memories; filters that are objects are written in JSON."""
+
+    @field_validator("metadata", "ranges", "all_of", "any_of", "none_of", mode="before")
+    @classmethod
+    def _reads_json(cls, value: Any) -> Any:
+        return _from_json(value)
 
     def filters(self) -> Filters:
         """The filters alone."""

@@ -16,6 +16,7 @@ from engram_contracts.questions import Stage
 from engram_runtime.bus import Bus
 
 RECHECK_SECONDS = 0.5
+INDEXED: tuple[Stage, ...] = ("indexed",)
 RECHECKED_AT_ONCE = 16
 
 
@@ -144,6 +145,19 @@ class Waits:
         found = await asyncio.gather(*(self._whereabouts.stages(tenant, draft) for draft in left))
         for draft, stages in zip(left, found, strict=True):
             wait.note(draft.id, stages)
+
+    async def unseen(self, tenant: str, commands: Sequence[str], seconds: float) -> list[str]:
+        """Wait until the index shows what these commands did; those of which it does not, when time is up."""
+        async with self.progress(tenant, [Draft("", each, b"") for each in commands], INDEXED) as wait:
+            await wait.until(seconds, lambda: self._look_for_effects(tenant, wait), at_once=True)
+            return [draft.id for draft in wait.left()]
+
+    async def _look_for_effects(self, tenant: str, wait: ProgressWait) -> None:
+        left = [draft.id for draft in wait.left()]
+        shown = await asyncio.gather(*(self._whereabouts.shows(tenant, each) for each in left))
+        for command, seen in zip(left, shown, strict=True):
+            if seen:
+                wait.note(command, {"indexed"})
 
     async def look_for_thought(self, tenant: str, command: str, wait: ThoughtWait) -> None:
         """Ask the record for the answer, and the jobs bucket whether there will be none."""

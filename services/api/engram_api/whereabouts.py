@@ -95,6 +95,17 @@ class Whereabouts:
         reached: set[Stage] = {"linked"} if record else set()
         return reached | {"indexed"} if indexed else reached
 
+    async def shows(self, tenant: str, command: str) -> bool:
+        """Whether the index shows the effect of a command on a memory, or a later one's; any other has none to show."""
+        record = await self._known("graph", [], lambda: self.record(tenant, command))
+        memory_id = record.memory_id if record else command
+        if memory_id is None:
+            return True
+        found = await self._known("vectors", [], lambda: self._indexed(tenant, memory_id))
+        if found is not None:
+            return command in (memory_id, found.command, *found.earlier)
+        return record is not None and await self._is_forgotten(tenant, memory_id, [])
+
     async def record(self, tenant: str, command: str) -> JobRecord | None:
         """What the record knows of a command."""
         return (await self._bus.ask(FindJob(tenant=tenant, command=command), within=self._within)).found

@@ -262,6 +262,9 @@ def _conditions(filters: Filters) -> Iterator[tuple[str, list[Any]]]:
         yield "moment < ?", [filters.before.replace(tzinfo=None)]
     for name, wanted in filters.metadata.items():
         yield _metadata(name, wanted)
+    for name, asked in filters.ranges.items():
+        for how, bound in asked.bounds().items():
+            yield _compared(name, how, bound)
     yield from _combined(filters)
 
 
@@ -285,7 +288,7 @@ def _together(filters: Filters) -> tuple[str, list[Any]]:
 
 def _metadata(name: str, wanted: str | int | float | bool) -> tuple[str, list[Any]]:
     """Equality with one value of the metadata; a whole number equals the same number with a point."""
-    path = "/metadata/" + name.replace("~", "~0").replace("/", "~1")
+    path = _path(name)
     if isinstance(wanted, str):
         return "json_type(record, ?) = 'VARCHAR' AND json_extract_string(record, ?) = ?", [path, path, wanted]
     if isinstance(wanted, bool):
@@ -297,6 +300,35 @@ def _metadata(name: str, wanted: str | int | float | bool) -> tuple[str, list[An
         "AND try_cast(json_extract_string(record, ?) AS DOUBLE) = ?",
         [path, path, float(wanted)],
     )
+
+
+COMPARISONS = {"gte": ">=", "gt": ">", "lte": "<=", "lt": "<"}
+ISO = r"[1-9]\d{3}-\d\d-\d\d([T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?"
+MOMENT = """
+json_type(record, ?) = 'VARCHAR' AND regexp_full_match(json_extract_string(record, ?), ?) AND
+CASE WHEN regexp_matches(json_extract_string(record, ?), '(Z|[+-]\\d\\d:\\d\\d)$')
+THEN epoch_us(try_cast(json_extract_string(record, ?) AS TIMESTAMPTZ))
+ELSE epoch_us(try_cast(json_extract_string(record, ?) AS TIMESTAMP)) END"""
+"""Microseconds since 1970 of a text that is a date or a time; a cast to TIMESTAMP would leave out its zone."""
+
+
+def _compared(name: str, how: str, bound: float | datetime) -> tuple[str, list[Any]]:
+    """A value of the metadata against one bound of a range."""
+    path = _path(name)
+    if isinstance(bound, datetime):
+        return f"{MOMENT} {COMPARISONS[how]} epoch_us(?::TIMESTAMP)", [
+            path, path, ISO, path, path, path, bound.replace(tzinfo=None),
+        ]  # fmt: skip
+    return (
+        "json_type(record, ?) IN ('UBIGINT', 'BIGINT', 'DOUBLE', 'HUGEINT') "
+        f"AND try_cast(json_extract_string(record, ?) AS DOUBLE) {COMPARISONS[how]} ?",
+        [path, path, bound],
+    )
+
+
+def _path(name: str) -> str:
+    """Where a value of the metadata is in a record."""
+    return "/metadata/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def _place(after: str) -> tuple[int, str]:

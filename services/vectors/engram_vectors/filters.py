@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from engram_contracts.memory import Filters, MemoryFields
+from engram_contracts.memory import Filters, MemoryFields, Range
+from engram_contracts.messages import in_utc
 
 TENANT = "tenant"
 TERMS = "terms"
 AT = "at"
 EXPIRES = "expires"
+NUMBERS, MOMENTS = "numbers", "moments"
+"""Metadata that can be compared, by key: numbers as floats, dates and times as microseconds since 1970."""
 
 NOTHING = "nothing"
 """A token that no memory has, for a filter that leaves no choice."""
@@ -29,6 +32,10 @@ MICROSECOND = timedelta(microseconds=1)
 
 SAID = "said="
 SPECIAL = re.compile(r"[\s%]")
+NOT_IN_PATHS = re.compile(r"[^A-Za-z0-9-]")
+ISO = re.compile(
+    r"[1-9]\d{3}-\d\d-\d\d([T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?", re.ASCII
+)
 as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -50,6 +57,17 @@ class Within:
 
 
 @dataclass(frozen=True, slots=True)
+class Between:
+    """A number field lies in a stretch."""
+
+    field: str
+    gte: float | None = None
+    gt: float | None = None
+    lte: float | None = None
+    lt: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """All of `must` hold, one of `should` if there are any, and none of `must_not`."""
 
@@ -58,7 +76,7 @@ class Group:
     must_not: tuple[Condition, ...] = ()
 
 
-Condition = Match | Within | Group
+Condition = Match | Within | Between | Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +127,41 @@ def terms(memory: MemoryFields) -> str:
     if memory.metadata:
         found += _metadata_terms(memory.metadata)
     text = " ".join(found)
-    plain = len(text.split()) == len(found) and "%" not in text
+    plain = text.split() == found and "%" not in text
     return text if plain else " ".join(map(as_token, found))
+
+
+def comparable(metadata: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
+    """The numbers, and the dates and times, of metadata, by field."""
+    numbers, moments = {}, {}
+    for key, value in metadata.items():
+        if isinstance(value, str):
+            if (moment := _moment(value)) is not None:
+                moments[_field(key)] = moment
+        elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1023:
+            numbers[_field(key)] = float(value)
+    return numbers, moments
+
+
+def _moment(text: str) -> int | None:
+    if not ISO.fullmatch(text):
+        return None
+    try:
+        return microseconds(in_utc(datetime.fromisoformat(text)))
+    except ValueError:
+        return None
+
+
+def _field(key: str) -> str:
+    """The key as the engines take it in a path: what is no letter, digit or dash becomes its code point (`_20_`)."""
+    return NOT_IN_PATHS.sub(lambda found: f"_{ord(found[0]):x}_", key)
+
+
+def _between(key: str, asked: Range) -> Between:
+    bounds = asked.bounds()
+    timed = any(isinstance(bound, datetime) for bound in bounds.values())
+    values = {name: microseconds(bound) if isinstance(bound, datetime) else bound for name, bound in bounds.items()}
+    return Between(f"{MOMENTS if timed else NUMBERS}.{_field(key)}", **values)
 
 
 def as_token(text: str) -> str:
@@ -128,6 +179,8 @@ def _conditions(filters: Filters) -> Iterator[Condition]:
         yield Match(TERMS, (as_token(text),))
     if filters.after is not None or filters.before is not None:
         yield Within(AT, at_least=_or_none(filters.after), below=_or_none(filters.before))
+    for key, asked in filters.ranges.items():
+        yield _between(key, asked)
     for each in filters.all_of:
         yield from _conditions(each)
     if filters.any_of:

@@ -86,7 +86,10 @@ class Handlers:
         entry = Entry.model_validate_json(records[head]) if head in records else None
         if entry is None or entry.memory is None:
             return Indexed()
-        return Indexed(found=IndexedMemory(memory=entry.memory, indexed_at=entry.indexed_at, command=entry.command))
+        found = IndexedMemory(
+            memory=entry.memory, indexed_at=entry.indexed_at, command=entry.command, earlier=entry.earlier or ()
+        )
+        return Indexed(found=found)
 
     async def count(self, question: CountIndexed) -> Count:
         """How many of a tenant's memories can be recalled."""

@@ -25,7 +25,7 @@ import qdrant_edge as edge
 
 from engram_contracts.errors import Conflict, Unavailable
 from engram_contracts.facts import SparseVector
-from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Condition, Group, Wanted, Within
+from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Between, Condition, Group, Wanted, Within
 from engram_vectors.glances import Glances
 from engram_vectors.looks import Look, read_look
 from engram_vectors.points import (
@@ -375,6 +375,9 @@ def _condition(condition: Condition) -> edge.FieldCondition | edge.Filter:
         return _group(condition)
     if isinstance(condition, Within):
         bounds = edge.RangeFloat(gte=condition.at_least, lt=condition.below)
+        return edge.FieldCondition(condition.field, range=bounds)
+    if isinstance(condition, Between):
+        bounds = edge.RangeFloat(gte=condition.gte, gt=condition.gt, lte=condition.lte, lt=condition.lt)
         return edge.FieldCondition(condition.field, range=bounds)
     tokens: list[Any] = [edge.FieldCondition(condition.field, match=edge.MatchText(each)) for each in condition.any_of]
     return tokens[0] if len(tokens) == 1 else edge.Filter(should=tokens)

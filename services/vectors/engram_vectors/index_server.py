@@ -21,7 +21,7 @@ from qdrant_client.http.exceptions import ApiException
 
 from engram_contracts.errors import Unavailable
 from engram_contracts.facts import SparseVector
-from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Condition, Group, Wanted, Within
+from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Between, Condition, Group, Wanted, Within
 from engram_vectors.looks import Look, read_look
 from engram_vectors.points import (
     LOOK,
@@ -297,6 +297,9 @@ def _condition(condition: Condition) -> Any:
         return _group(condition)
     if isinstance(condition, Within):
         bounds = qdrant.Range(gte=condition.at_least, lt=condition.below)
+        return qdrant.FieldCondition(key=condition.field, range=bounds)
+    if isinstance(condition, Between):
+        bounds = qdrant.Range(gte=condition.gte, gt=condition.gt, lte=condition.lte, lt=condition.lt)
         return qdrant.FieldCondition(key=condition.field, range=bounds)
     tokens = [
         qdrant.FieldCondition(key=condition.field, match=qdrant.MatchText(text=token)) for token in condition.any_of

@@ -15,7 +15,7 @@ from typing import Any
 from engram_contracts.facts import Chunk, SparseVector
 from engram_contracts.memory import Memory
 from engram_contracts.messages import Message, Moment
-from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, microseconds, terms
+from engram_vectors.filters import AT, EXPIRES, MOMENTS, NUMBERS, TENANT, TERMS, comparable, microseconds, terms
 from engram_vectors.looks import look_of
 
 RECORD = "record"
@@ -164,11 +164,14 @@ def spans_of(chunks: Sequence[Chunk]) -> tuple[tuple[int, int], ...]:
 
 def _labels(tenant: str, memory: Memory, place: int) -> Payload:
     expires = memory.expires_at
+    numbers, moments = comparable(memory.metadata) if memory.metadata else ({}, {})
     return {
         TENANT: tenant,
         TERMS: terms(memory),
         AT: microseconds(memory.occurred_at or memory.created_at),
         EXPIRES: None if expires is None else microseconds(expires),
+        NUMBERS: numbers or None,
+        MOMENTS: moments or None,
         PLACE: place or None,
         LOOK: look_of(memory, place),
     }

@@ -1,6 +1,7 @@
 import gzip
 import json
 import zlib
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -202,3 +203,34 @@ def test_a_query_becomes_filters() -> None:
 
     assert (asked.filters().tags, asked.filters().kind, asked.limit) == (("a", "b"), ("fact",), 5)
     assert asked.filters().after is not None and asked.filters().encode() == asked.filters().encode()
+
+
+def test_filters_that_are_objects_are_read_from_json_in_a_query() -> None:
+    given = MultiDict([
+        ("ranges", '{"price": {"gte": 3}, "due": {"lt": "2026-05-01T00:00:00Z"}}'),
+        ("none_of", '{"kind": "note"}'), ("none_of", '{"metadata": {"n": 1}}'),
+    ])  # fmt: skip
+
+    filters = query(MemoriesQuery, given).filters()
+
+    assert filters.ranges["price"].bounds() == {"gte": 3.0}
+    assert filters.ranges["due"].bounds() == {"lt": datetime(2026, 5, 1, tzinfo=UTC)}
+    assert [each.kind for each in filters.none_of] == ["note", None]
+
+
+@pytest.mark.parametrize(
+    "ranges", ["{", "[1]", '{"n": {}}', '{"n": {"gte": 1, "lt": "2026-05-01"}}', '{"n": {"gte": true}}']
+)
+def test_ranges_that_are_none_are_refused(ranges: str) -> None:
+    with pytest.raises(Rejected):
+        query(MemoriesQuery, MultiDict([("ranges", ranges)]))
+
+
+def test_ranges_are_read_from_a_body() -> None:
+    body = decode(
+        RecallBody, b'{"query": "x", "filters": {"ranges": {"n": {"gte": 3}, "d": {"gt": "2026-05-01T00:00:00Z"}}}}'
+    )
+
+    assert isinstance(body, RecallBody)
+    assert body.filters.ranges["n"].gte == 3
+    assert body.filters.ranges["d"].gt == datetime(2026, 5, 1, tzinfo=UTC)

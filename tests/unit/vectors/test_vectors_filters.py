@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engram_contracts.memory import Filters, Memory
-from engram_vectors.filters import AT, EXPIRES, TERMS, Match, Within, as_token, microseconds, terms, wanted
+from engram_vectors.filters import AT, EXPIRES, TERMS, Match, Within, as_token, comparable, microseconds, terms, wanted
 from support.memories import START, memory
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -99,3 +99,25 @@ def test_time_is_compared_in_utc_to_the_microsecond() -> None:
 
     assert condition == Within(AT, at_least=microseconds(START) + 1)
     assert microseconds(START + timedelta(microseconds=1)) == microseconds(START) + 1
+
+
+def test_a_blank_at_the_end_of_a_name_is_part_of_it() -> None:
+    assert terms(memory(1, user_id="ann ")).split() == ["user_id=ann%20;", "kind=note"]
+
+
+@pytest.mark.parametrize(
+    ("value", "numbers", "moments"),
+    [
+        (3, {"a_20_b": 3.0}, {}),
+        (True, {}, {}),
+        ([3], {}, {}),
+        ("3", {}, {}),
+        (10**400, {}, {}),
+        ("1970-01-02", {}, {"a_20_b": 86_400_000_000}),
+        ("1970-01-01T01:00:00.5+01:00", {}, {"a_20_b": 500_000}),
+        ("1970-02-30", {}, {}),
+        ("9999-12-31T23:59:59-01:00", {}, {}),
+    ],
+)
+def test_numbers_dates_and_times_of_metadata_can_be_compared(value: Any, numbers: Any, moments: Any) -> None:
+    assert comparable({"a b": value}) == (numbers, moments)
