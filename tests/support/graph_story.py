@@ -25,7 +25,7 @@ from engram_contracts.ids import derived_id, partition_of
 from engram_graph.service import open_service
 from engram_graph.settings import GraphSettings, Settings
 from engram_runtime.service import Delivery, Service
-from support.memories import START, delivered, embedding, forgotten, memory, memory_id, remembered, revised
+from support.memories import START, delivered, embedding, forgotten, judged, memory, memory_id, remembered, revised
 from support.recording_bus import RecordingBus
 
 TENANTS = ("acme", next(f"t{n}" for n in range(1000) if partition_of(f"t{n}") == partition_of("acme")))
@@ -64,9 +64,8 @@ def story(seed: int, length: int) -> list[Delivery[Fact]]:
 def _fact(chance: random.Random, sequence: int, newest: int) -> Delivery[Fact]:
     tenant = chance.choice(TENANTS)
     number = chance.randint(1, newest)
-    kind = chance.choices(("remember", "revise", "forget", "link", "think", "node", "edge"), (40, 12, 8, 8, 4, 12, 16))[
-        0
-    ]
+    kinds = ("remember", "revise", "forget", "judge", "link", "think", "node", "edge")
+    kind = chance.choices(kinds, (40, 12, 8, 8, 8, 4, 12, 16))[0]
     if kind == "remember":
         text = " ".join(chance.sample(SENTENCES, chance.randint(1, 2)))
         tags = tuple(chance.sample(("tea", "work"), chance.randint(0, 2)))
@@ -84,6 +83,8 @@ def _fact(chance: random.Random, sequence: int, newest: int) -> Delivery[Fact]:
         return revised(sequence, number, changes, tenant=tenant)
     if kind == "forget":
         return forgotten(sequence, number, tenant=tenant)
+    if kind == "judge":
+        return judged(sequence, number, chance.choice(("useful", "wrong")), tenant=tenant, note="so it is")
     return delivered(sequence, _graph_fact(chance, kind, sequence, memory_id(number)), tenant=tenant)
 
 
