@@ -190,7 +190,10 @@ class Ranking:
 
     def _folded(self, order: Rows, limit: int) -> dict[int, tuple[PointId, ...]]:
         """The first `limit` rows that say something of their own, each with those that say the same after it."""
-        words, speakers = self._columns.words[order].tolist(), self._columns.speaker[order].tolist()
+        words = self._columns.words[order].tolist()
+        if len(set(words)) == len(words):
+            return dict.fromkeys(order[:limit].tolist(), ())
+        speakers = self._columns.speaker[order].tolist()
         said = [
             (word, speaker) if word else (0, -row) for row, word, speaker in zip(order, words, speakers, strict=True)
         ]
