@@ -17,7 +17,7 @@ class Glances:
     Whoever writes to the index says what changes, so that nothing here is older than the index.
     """
 
-    def __init__(self, most: int = 50_000) -> None:
+    def __init__(self, most: int = 200_000) -> None:
         self._most = most
         self._looks: dict[PointId, Look] = {}
         self._standing: dict[tuple[str, int], PointId] = {}
@@ -38,6 +38,13 @@ class Glances:
         self._standing.update(dict.fromkeys(((tenant, place) for place in places), NOBODY))
         self._standing.update(((tenant, look.place), head) for head, look in looks.items())
         self.keep(looks)
+
+    def arrive(self, tenant: str, looks: Mapping[PointId, Look]) -> None:
+        """These memories were written just now; reading them first would cost more than all else in a recall."""
+        self.keep(looks)
+        standing = {(tenant, look.place): head for head, look in looks.items() if look.place}
+        self._make_room(self._standing, len(standing))
+        self._standing.update(standing)
 
     def standing(self, tenant: str, places: Sequence[int]) -> tuple[dict[PointId, Look], list[int]]:
         """Who stands at these places, and the places of which that is not known."""

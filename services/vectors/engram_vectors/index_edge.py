@@ -15,7 +15,8 @@ import contextlib
 import fcntl
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -133,6 +134,8 @@ class EdgeIndex:
                 await asyncio.sleep(0)
         finally:
             self._glances.change(map(first_of, changes.points()), _arrivals(changes))
+        for tenant, looks in _written(changes).items():
+            self._glances.arrive(tenant, looks)
 
     async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
         """See `VectorIndex.search`; IDF is of the tenant's own memories."""
@@ -358,6 +361,15 @@ def _scored(points: Sequence[edge.ScoredPoint]) -> list[Scored]:
 
 def _id(point: edge.ScoredPoint | edge.Record) -> PointId:
     return cast(UUID, point.id).int
+
+
+def _written(changes: Changes) -> Mapping[str, Mapping[PointId, Look]]:
+    """The looks of the memories that are put, by tenant."""
+    looks: defaultdict[str, dict[PointId, Look]] = defaultdict(dict)
+    for point in changes.put:
+        if LOOK in point.payload and point.id == first_of(point.id):
+            looks[point.payload[TENANT]][point.id] = read_look(point.payload[LOOK])
+    return looks
 
 
 def _arrivals(changes: Changes) -> Iterator[tuple[str, int]]:

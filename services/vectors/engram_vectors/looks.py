@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from typing import NamedTuple
 
 from engram_contracts.memory import Feedback, Memory
@@ -64,5 +65,11 @@ def read_look(text: str) -> Look:
     place, at, asked, importance, confidence, words, speaker, *judged = text.split("\t")
     asks, inquires = asked in "13", asked in "23"
     feedback = float(judged[0]) if judged else 0.0
-    weights = float(importance), float(confidence)
+    weights = _share(importance), _share(confidence)
     return Look(int(place), int(at), asks, inquires, *weights, int(words), speaker, feedback)
+
+
+@lru_cache(maxsize=1_024)
+def _share(text: str) -> float:
+    """The number; most memories share theirs."""
+    return float(text)
