@@ -40,6 +40,8 @@ ALWAYS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Server": "engram",
 }
+READINESS = "/health/ready"
+"""Its 503 says that a part is away, which is what it was asked; that is no failure of the request."""
 _NOT_PASSED_ON = frozenset({"content-type", "content-length"})
 Method = Callable[[Call[Any, Any]], Awaitable[Answer]]
 
@@ -259,8 +261,9 @@ def _measured(exchange: Exchange, response: web.Response) -> web.Response:
         AUTH_FAILURES.labels("UNAUTHORIZED" if status == HTTPStatus.UNAUTHORIZED else "FORBIDDEN").inc()
     elif status == HTTPStatus.TOO_MANY_REQUESTS:
         RATE_LIMITED.labels(route).inc()
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or log.isEnabledFor(logging.DEBUG):
-        _logged(exchange, status, seconds)
+    failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR and route != READINESS
+    if failed or log.isEnabledFor(logging.DEBUG):
+        _logged(exchange, status, seconds, failed=failed)
     return response
 
 
@@ -274,9 +277,9 @@ def _seconds(route: str) -> Histogram:
     return SECONDS.labels(route)
 
 
-def _logged(exchange: Exchange, status: int, seconds: float) -> None:
+def _logged(exchange: Exchange, status: int, seconds: float, *, failed: bool) -> None:
     log.log(
-        logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG,
+        logging.WARNING if failed else logging.DEBUG,
         "request",
         extra={
             "request_id": exchange.request_id,
