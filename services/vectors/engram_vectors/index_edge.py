@@ -2,7 +2,7 @@
 
 Edge holds the interpreter's lock in every call, so calls run directly, writes in slices between which the event
 loop runs. One thread searches: the idle ones of a shard's own pool look for work by spinning, which with the default
-of eight was half of a recall's processor time. There is no HNSW graph: building one (`optimize`) would stop the
+of eight took half of a recall's time in this process. There is no HNSW graph: building one (`optimize`) would stop the
 process for seconds, while searching 4-bit codes and rescoring the best exactly takes 3 ms at 100,000 points of one
 tenant. There is no write-ahead log either: the log stream is one, and what is applied after the last flush is applied
 again (see `changes`).
