@@ -39,7 +39,7 @@ async def follow(url: str, store: Path, partition: int, how: str) -> None:
 
     consumer = GRAPH_LOG[partition]
     following = Following(consumer=consumer, handler=handle, position=position, messages={"forgotten": Forgotten})
-    settings = Common(host=HostSettings(hang_seconds=0.4))
+    settings = Common(host=HostSettings(hang_seconds=0.8))
     async with (
         open_bus(NatsSettings(url=url), name="worker", durability="process") as bus,
         hosted(Service(name="graph", follows=(following,)), bus, settings),

@@ -53,7 +53,7 @@ class Follower:
 
     @property
     def busy_for(self) -> float:
-        """Seconds that the batch in hand has taken so far; 0 without one."""
+        """Seconds that what is in hand, a batch or a fact by itself, has taken so far; 0 without it."""
         return time.monotonic() - self._since if self._since is not None else 0.0
 
     async def prepare(self) -> None:
@@ -123,6 +123,7 @@ class Follower:
             if sequence <= self._position or self._tries.is_given_up(sequence):
                 continue
             before = await self._tries.note(sequence)
+            self._since = time.monotonic()
             if before >= MOST:
                 error = Internal(f"its handling ended the worker {before} times")
                 await self._bury(message, _names(message.subject)[0], error, attempt=before, why="worn out")

@@ -1,7 +1,8 @@
 """Facts that end their worker: how often a follower began at one place, kept where a crash cannot undo it.
 
 A follower that has begun at the same place again and again goes carefully: one fact at a time, each try written down
-before. So the fact at fault is known, is buried once it has had its tries, and the log goes on behind it.
+before. So the fact at fault is known, is buried once it has had its tries, and the log goes on behind it. One that finds
+a try from which nobody came back goes carefully from the first.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ class Tries:
         self._record = Record(
             position=position,
             starts=kept.starts + 1 if same else 1,
-            tries=kept.tries if same else {},
+            tries={sequence: tries for sequence, tries in kept.tries.items() if sequence > position},
             given_up=tuple(sequence for sequence in kept.given_up if sequence > position),
         )
-        self._left = ahead if self._record.starts > STARTS else 0
+        self._left = ahead if self._record.starts > STARTS or self._record.tries else 0
         await self._keep()
 
     async def note(self, sequence: int) -> int:
