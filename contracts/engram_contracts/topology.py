@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engram_contracts.commands import GRAPH, INGEST, Command, Think
+from engram_contracts.erasing import Erase
 from engram_contracts.ids import PARTITIONS, partition_of
 from engram_contracts.recovery import SYSTEM, Replay
 from engram_contracts.retry import Retry
@@ -102,7 +103,8 @@ JOBS = Bucket(name="engram_jobs", ttl=7 * DAY)
 REPLAYS = Bucket(name="engram_replays", ttl=30 * DAY)
 CANCELS = Bucket(name="engram_cancels", ttl=7 * DAY)
 IDEMPOTENCY = Bucket(name="engram_idempotency", ttl=DAY, max_bytes=1_024 * MiB)
-BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS, REPLAYS, CANCELS, IDEMPOTENCY)
+ERASURES = Bucket(name="engram_erasures", ttl=30 * DAY)
+BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS, REPLAYS, CANCELS, IDEMPOTENCY, ERASURES)
 
 # --- lanes: interactive work ahead of bulk work, one tenant out of another's way ---------------------------
 
@@ -255,6 +257,11 @@ REPLAY = Consumer(
     max_ack_pending=256, linger=0.0, retry=Retry(attempts=100_000, first=2.0, factor=1.0),
 )  # fmt: skip
 """A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
+ERASE = Consumer(
+    name="erasure", stream=WORK, filters=(f"engram.work.*.{Erase.op}.{SYSTEM}",), batch=1, concurrency=4, ack_wait=5.0,
+    max_ack_pending=256, linger=0.0, retry=Retry(attempts=100_000, first=2.0, factor=1.0),
+)  # fmt: skip
+"""An erasure goes on until nothing is left, however often it is interrupted."""
 DUE = Consumer(name="schedule-due", stream=SCHEDULE, filters=("engram.schedule.due.>",))
 VECTORS_LOG = _log_consumers("vectors", batch=64)
 GRAPH_LOG = _log_consumers("graph", batch=500, linger=0.5)
@@ -274,6 +281,6 @@ METERING_USAGE = Consumer(
 )  # fmt: skip
 
 CONSUMERS = (
-    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, REPLAY, DUE, *VECTORS_LOG, *GRAPH_LOG,
+    *EMBED_NOW, *EMBED_BULK, *GRAPH_WORK, *THINK, REPLAY, ERASE, DUE, *VECTORS_LOG, *GRAPH_LOG,
     METERING_LOG, METERING_USAGE,
 )  # fmt: skip
