@@ -1,8 +1,8 @@
 """Facts that end their worker: how often a follower began at one place, kept where a crash cannot undo it.
 
 A follower that has begun at the same place again and again goes carefully: one fact at a time, each try written down
-before. So the fact at fault is known, is buried once it has had its tries, and the log goes on behind it. One that finds
-a try from which nobody came back goes carefully from the first.
+before. So the fact at fault is known, is buried once it has had its tries, and the log goes on behind it. One that
+finds a try from which nobody came back goes carefully from the first.
 """
 
 from __future__ import annotations
