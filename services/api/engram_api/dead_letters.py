@@ -16,7 +16,6 @@ from engram_api.cursors import unseal
 from engram_api.drafts import command_id
 from engram_api.models import (
     DeadGroupsQuery,
-    DeadLetterList,
     DeadLettersQuery,
     DropBody,
     DropQuery,
@@ -25,6 +24,7 @@ from engram_api.models import (
     ReplayBody,
     ReplaysQuery,
 )
+from engram_contracts.answers import DeadLetterList
 from engram_contracts.errors import NotFound
 from engram_contracts.messages import Message
 from engram_contracts.questions import Question

@@ -18,18 +18,13 @@ from engram_api.dead_letters import DeadLetterHandlers
 from engram_api.drafts import Draft, command_id, remembering
 from engram_api.jobs import job, thoughts
 from engram_api.models import (
-    AcceptedQuestion,
-    Alive,
     DropEdgeQuery,
     EdgeBody,
     FeedbackBody,
-    Job,
     MemoriesQuery,
-    MemoryList,
     NeighboursQuery,
     NewMemories,
     NodeBody,
-    NodeList,
     NodeQuery,
     NodesQuery,
     NoQuery,
@@ -42,6 +37,7 @@ from engram_api.models import (
 )
 from engram_api.readiness import Readiness
 from engram_api.whereabouts import Sighting, Whereabouts
+from engram_contracts.answers import AcceptedQuestion, Alive, Job, MemoryList, NodeList
 from engram_contracts.commands import (
     DropEdge,
     DropNode,

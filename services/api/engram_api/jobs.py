@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 
-from engram_api.models import Grave, Job, StageReached, Step, Thoughts
 from engram_api.whereabouts import OVER, Sighting
+from engram_contracts.answers import Grave, Job, StageReached, Step, Thoughts
 from engram_contracts.events import JobTrouble
 from engram_contracts.facts import Thought
 from engram_contracts.questions import IndexedMemory, JobRecord, Stage

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from engram_api.models import Ready
+from engram_contracts.answers import Ready
 from engram_contracts.errors import EngramError
 from engram_contracts.questions import Check
 from engram_contracts.topology import TENANTS

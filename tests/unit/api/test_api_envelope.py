@@ -1,7 +1,7 @@
 import json
 
 from engram_api.envelope import error_headers, failure, success
-from engram_api.models import Alive
+from engram_contracts.answers import Alive
 from engram_contracts.errors import NotFound, Overloaded, RateLimited, Rejected, Unauthorized
 
 

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from engram_api.handlers import CANCELLABLE
 from engram_api.jobs import job
-from engram_api.models import Job
 from engram_api.whereabouts import Sighting
+from engram_contracts.answers import Job
 from engram_contracts.errors import Cancelled, EngramError, Expired, Failure, Internal, Rejected
 from engram_contracts.events import CancelMark, JobTrouble, JobTry
 from engram_contracts.ids import new_id

@@ -1,0 +1,1 @@
+"""Client for Engram's HTTP door, asynchronous and synchronous."""
