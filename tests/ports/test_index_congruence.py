@@ -15,8 +15,9 @@ from engram_vectors.filters import wanted
 from engram_vectors.index_edge import open_edge
 from engram_vectors.points import Changes, Entry, first_of, head_of, points_of
 from engram_vectors.ports import Candidates, Probe, VectorIndex
-from engram_vectors.ranking import Weights, rank
+from engram_vectors.ranking import rank
 from engram_vectors.settings import QdrantSettings
+from engram_vectors.weights import Weights
 from support.memories import START, memory
 from support.servers import qdrant_binary, qdrant_server
 

@@ -14,9 +14,9 @@ from engram_vectors.handlers import Handlers
 from engram_vectors.index_edge import open_edge
 from engram_vectors.positions import Positions
 from engram_vectors.positions_file import FilePositions
-from engram_vectors.ranking import Weights
 from engram_vectors.recalling import Recaller
 from engram_vectors.turns import Turns
+from engram_vectors.weights import Weights
 from support.memories import chunk, embedding, forgotten, memory, remembered, revised
 from support.recording_bus import RecordingBus
 

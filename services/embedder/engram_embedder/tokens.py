@@ -22,7 +22,9 @@ LONGEST_REMEMBERED = 24
 class Encoding(Protocol):
     """A text, taken apart."""
 
-    ids: list[int]
+    @property
+    def ids(self) -> list[int]:
+        """The numbers of its tokens."""
 
 
 class Tokenizer(Protocol):

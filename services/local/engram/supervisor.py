@@ -35,7 +35,7 @@ OVERLAPPING = frozenset({"embedder", "embedder-query", "reasoner", "recovery", "
 BEHIND = {"graph": 10, "metering": 15}
 """Followers that may lag under load give way to what clients wait for."""
 
-PRELOADED = ("numpy", "engram_runtime.host", "engram_contracts.topology")
+PRELOADED = ("engram_runtime.host", "engram_contracts.topology")
 BACKLOG = 1_024
 LOCK_SECONDS = 3.0
 BROKER_SECONDS = 30.0

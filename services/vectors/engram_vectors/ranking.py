@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from engram_vectors.looks import Look
 from engram_vectors.points import FIRST, PointId, chunk_number
 from engram_vectors.ports import Candidates, Scored
+from engram_vectors.weights import Weights
 
 DENSE, SPARSE, GRAPH, NEIGHBOURS, WALK, FEEDBACK = "dense", "sparse", "graph", "neighbours", "walk", "feedback"
 
@@ -40,31 +41,6 @@ MOST_DUPLICATES = 20
 """So many memories that say the same are named."""
 WALKED_SHARE = 0.99
 """What the walk through the graph decides; the rest breaks its ties."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """What each piece counts for; see `RecallWeights` for what they are. Version 4.
-
-    `verbatim` is what a memory gains that says the query word for word: more than all that others can gain.
-    """
-
-    version: int = 4
-    verbatim: float = 3.0
-    dense: float = 0.45
-    fusion: Literal["min-max", "rrf"] = "min-max"
-    neighbours: float = 1.0
-    speaker: float = 0.35
-    statement: float = 0.12
-    date: float = 0.05
-    graph: float = 0.0
-    recency: float = 0.0
-    importance: float = 0.0
-    confidence: float = 0.0
-    feedback: float = 0.3
-    half_life_days: float = 30.0
-    first_person: bool = True
-    diversity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

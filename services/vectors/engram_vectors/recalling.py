@@ -31,10 +31,11 @@ from engram_vectors.looks import fingerprint
 from engram_vectors.points import Entry, PointId, first_of, head_of
 from engram_vectors.ports import Candidates, Probe, VectorIndex
 from engram_vectors.question import in_first_person, names_in, times_in
-from engram_vectors.ranking import LENT, Hints, Ranked, Weights, rank
+from engram_vectors.ranking import LENT, Hints, Ranked, rank
 from engram_vectors.recent import Lately
 from engram_vectors.speakers import Speakers
 from engram_vectors.variety import varied
+from engram_vectors.weights import Weights
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from engram_contracts.ids import PARTITIONS
 from engram_runtime.settings import Common, Section
-from engram_vectors.ranking import Weights
+from engram_vectors.weights import Weights
 
 WEIGHTS = Weights()
 

@@ -14,7 +14,8 @@ from engram_vectors.looks import Look, fingerprint, look_of, read_look
 from engram_vectors.places import Places
 from engram_vectors.points import head_of
 from engram_vectors.ports import Candidates
-from engram_vectors.ranking import Hints, Weights, rank
+from engram_vectors.ranking import Hints, rank
+from engram_vectors.weights import Weights
 from support.memories import memory
 
 HEADS = [head_of("acme", str(n)) for n in range(8)]

@@ -12,7 +12,8 @@ from engram_contracts.questions import RecallWeights
 from engram_vectors.looks import look_of, opinion_of, read_look
 from engram_vectors.points import head_of
 from engram_vectors.ports import Candidates
-from engram_vectors.ranking import Weights, rank
+from engram_vectors.ranking import rank
+from engram_vectors.weights import Weights
 from support.memories import judged, memory, memory_id, remembered, revised
 from support.recall_room import Room, open_room
 

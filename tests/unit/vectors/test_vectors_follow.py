@@ -19,11 +19,11 @@ from engram_vectors.handlers import Handlers
 from engram_vectors.points import Changes
 from engram_vectors.positions import Positions
 from engram_vectors.positions_file import FilePositions
-from engram_vectors.ranking import Weights
 from engram_vectors.recalling import Recaller
 from engram_vectors.service import open_service
 from engram_vectors.settings import QdrantSettings, Settings, VectorsSettings
 from engram_vectors.turns import Turns
+from engram_vectors.weights import Weights
 from support.memories import chunk, embedding, forgotten, memory, memory_id, remembered, revised
 from support.recording_bus import RecordingBus
 from support.toy_index import ToyIndex

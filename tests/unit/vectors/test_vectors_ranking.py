@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from engram_vectors.points import chunk_of, head_of
 from engram_vectors.ports import Candidates
-from engram_vectors.ranking import Weights, rank
+from engram_vectors.ranking import rank
+from engram_vectors.weights import Weights
 
 HEADS = [head_of("acme", str(n)) for n in range(12)]
 POINTS = [chunk_of(head, n) for head in HEADS for n in range(3)]
