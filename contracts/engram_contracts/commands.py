@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints
 
 from engram_contracts.memory import Filters, MemoryChanges, MemoryFields, Verdict
 from engram_contracts.messages import Moment, Versioned
+from engram_contracts.permissions import Permission
 
 NodeId = Annotated[str, StringConstraints(max_length=320, pattern=r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x1f\x7f]+$")]
 """`type:name`, for example `person:Ann`; type is lower case, the name is kept as written."""
@@ -23,9 +24,13 @@ EdgeType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
 
 class Command(Versioned):
-    """Base of all commands. `accepted_at` is when the door, or whoever publishes, took responsibility."""
+    """Base of all commands. `accepted_at` is when the door, or whoever publishes, took responsibility.
+
+    `permission` is what its sender needs: the door asks for it by route, the broker by who may publish to a subject.
+    """
 
     op: ClassVar[str]
+    permission: ClassVar[Permission]
     id: CommandId
     accepted_at: Moment
     actor: str | None = None
@@ -37,7 +42,7 @@ class Command(Versioned):
 class Remember(Command):
     """Keep a memory. A repeat with the same `memory_id` changes nothing."""
 
-    op = "remember"
+    op, permission = "remember", "memories:write"
     memory_id: str
     memory: MemoryFields
 
@@ -45,7 +50,7 @@ class Remember(Command):
 class Revise(Command):
     """Change fields of a memory; the record gains a version. A repeat of the same command changes nothing."""
 
-    op = "revise"
+    op, permission = "revise", "memories:write"
     memory_id: str
     changes: dict[str, Any]
     """Names and JSON values of the fields that were sent; read them with `edit`."""
@@ -58,14 +63,14 @@ class Revise(Command):
 class Forget(Command):
     """Delete a memory's text everywhere; a tombstone with its id stays. A repeat changes nothing."""
 
-    op = "forget"
+    op, permission = "forget", "memories:write"
     memory_id: str
 
 
 class Think(Command):
     """Answer a question from memories. A repeat of the same command gives the first answer again."""
 
-    op = "think"
+    op, permission = "think", "think"
     question: QueryText
     limit: int = Field(default=10, ge=1, le=100)
     filters: Filters = Filters()
@@ -75,7 +80,7 @@ class Think(Command):
 class PutNode(Command):
     """Create a node, or merge attributes into it. A repeat changes nothing."""
 
-    op = "put-node"
+    op, permission = "put-node", "graph:write"
     node: NodeId
     attributes: dict[str, Any] = Field(default_factory=dict, max_length=64)
 
@@ -83,14 +88,14 @@ class PutNode(Command):
 class DropNode(Command):
     """Remove a node with its edges and mentions. A repeat changes nothing."""
 
-    op = "drop-node"
+    op, permission = "drop-node", "graph:write"
     node: NodeId
 
 
 class PutEdge(Command):
     """Create an edge, or set its weight and validity. Missing end nodes are created. A repeat changes nothing."""
 
-    op = "put-edge"
+    op, permission = "put-edge", "graph:write"
     source: NodeId
     type: EdgeType
     target: NodeId
@@ -103,7 +108,7 @@ class PutEdge(Command):
 class DropEdge(Command):
     """Remove an edge. A repeat changes nothing."""
 
-    op = "drop-edge"
+    op, permission = "drop-edge", "graph:write"
     source: NodeId
     type: EdgeType
     target: NodeId
@@ -112,7 +117,7 @@ class DropEdge(Command):
 class Judge(Command):
     """Say how a recalled memory served. A repeat of the same command counts once; a forgotten memory takes none."""
 
-    op = "judge"
+    op, permission = "judge", "memories:write"
     memory_id: str
     verdict: Verdict
     query: QueryText | None = None

@@ -206,7 +206,7 @@ class Replay(ReplayRequest, Command):
     Sent to `engram.work.<lane>.replay.<tenant or _system>`; what it may touch follows from that subject.
     """
 
-    op = "replay"
+    op, permission = "replay", "dead:write"
 
 
 ReplayState = Literal["queued", "running", "done", "cancelled", "failed"]

@@ -97,14 +97,19 @@ SCHEDULE = Stream(
 STREAMS = (WORK, LOG, DEAD, USAGE, SCHEDULE)
 
 KEYS = Bucket(name="engram_keys")
+KEY_USES = Bucket(name="engram_key_uses")
 TENANTS = Bucket(name="engram_tenants")
+PLANS = Bucket(name="engram_plans")
+MEMBERS = Bucket(name="engram_members")
 SETTINGS = Bucket(name="engram_settings")
 JOBS = Bucket(name="engram_jobs", ttl=7 * DAY)
 REPLAYS = Bucket(name="engram_replays", ttl=30 * DAY)
 CANCELS = Bucket(name="engram_cancels", ttl=7 * DAY)
 IDEMPOTENCY = Bucket(name="engram_idempotency", ttl=DAY, max_bytes=1_024 * MiB)
 ERASURES = Bucket(name="engram_erasures", ttl=30 * DAY)
-BUCKETS = (KEYS, TENANTS, SETTINGS, JOBS, REPLAYS, CANCELS, IDEMPOTENCY, ERASURES)
+BUCKETS = (
+    KEYS, KEY_USES, TENANTS, PLANS, MEMBERS, SETTINGS, JOBS, REPLAYS, CANCELS, IDEMPOTENCY, ERASURES,
+)  # fmt: skip
 
 # --- lanes: interactive work ahead of bulk work, one tenant out of another's way ---------------------------
 

@@ -14,14 +14,13 @@ import pytest
 
 from engram_api.access import OPEN, allowed
 from engram_api.routes import OPERATIONS
+from engram_contracts.control import KeyRecord, TenantRecord
 from engram_contracts.errors import NotFound
 from engram_contracts.ids import JobId, new_id
 from engram_contracts.memory import Memory
 from engram_contracts.questions import FindIndexed, GetMemory, Indexed, IndexedMemory
 from engram_contracts.topology import KEYS, TENANTS
 from engram_runtime.keys import (
-    KeyRecord,
-    TenantRecord,
     create_key,
     ensure_admin_key,
     key_id,

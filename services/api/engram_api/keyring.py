@@ -8,10 +8,11 @@ import hmac
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
+from engram_contracts.control import KeyRecord, TenantRecord
 from engram_contracts.questions import Check
 from engram_contracts.topology import KEYS, TENANTS
 from engram_runtime.bus import Bus
-from engram_runtime.keys import KeyRecord, TenantRecord, hash_key, key_id
+from engram_runtime.keys import hash_key, key_id
 from engram_runtime.mirror import Mirror, ended
 
 _NO_HASH = "0" * 64

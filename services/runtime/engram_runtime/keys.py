@@ -15,46 +15,19 @@ import tempfile
 import zlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
+from engram_contracts.control import KeyRecord, TenantRecord
 from engram_contracts.errors import Rejected
-from engram_contracts.messages import Message, Moment, Tenant
-from engram_contracts.recovery import SYSTEM, TenantOrSystem
+from engram_contracts.permissions import Role
+from engram_contracts.recovery import SYSTEM
 from engram_contracts.topology import KEYS, TENANTS
 from engram_runtime.bus import Bus
-
-Role = Literal["reader", "writer", "operator", "admin"]
 
 PEPPER_BYTES = 32
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 _FORM = re.compile(r"eng_live_([a-z2-7]{12})_[0-9A-Za-z]{43}([0-9A-Za-z]{6})", re.ASCII)
 _CHECKSUM_LENGTH = 6
-
-
-class KeyRecord(Message):
-    """What is kept of a key, under its id: never the key itself. Tenant `_system` stands for the installation."""
-
-    tenant: TenantOrSystem
-    hash: str
-    """HMAC-SHA256 of the whole key under the pepper, in hex."""
-    name: str
-    role: str
-    created_at: Moment
-    expires_at: Moment | None = None
-    revoked: bool = False
-
-    def usable(self, now: datetime) -> bool:
-        """Whether the key still counts at this time."""
-        return not self.revoked and (self.expires_at is None or now < self.expires_at)
-
-
-class TenantRecord(Message):
-    """What is kept of a tenant, under its name."""
-
-    name: Tenant
-    status: Literal["active", "suspended"] = "active"
-    created_at: Moment
 
 
 def key_id(text: str) -> str | None:
