@@ -30,7 +30,7 @@ class Erase(Command):
     Sent to `engram.work.<lane>.erase._system`. A tenant that is to go must have been closed at every door before.
     """
 
-    op = "erase"
+    op, permission = "erase", "data:erase"
     tenant: Tenant
     user_id: Scope | None = None
 
