@@ -1,6 +1,6 @@
 """Live events on core NATS: seen by who listens now, never stored. Whoever missed some reads the LOG.
 
-Subjects are `engram.event.<tenant>.<event>`.
+Subjects are `engram.event.<tenant>.<event>`; those of one command alone end in its id.
 """
 
 from __future__ import annotations
@@ -16,9 +16,17 @@ class Event(Message):
 
     event: ClassVar[str]
 
+    @property
+    def about(self) -> str | None:
+        """The one command that it is about, where its subject names that."""
+        return None
+
 
 class Progress(Event):
-    """Commands reached a stage together. `commands` and `memory_ids` run in parallel."""
+    """Commands reached a stage together. `commands` and `memory_ids` run in parallel.
+
+    `attempt` and `next_at` are there with `retrying`: the how manieth try failed, and when the next is due.
+    """
 
     event = "progress"
     stage: Literal["embedded", "indexed", "linked", "retrying", "dead", "cancelled", "expired"]
@@ -26,6 +34,28 @@ class Progress(Event):
     memory_ids: tuple[str, ...] = ()
     at: Moment
     reason: str | None = None
+    attempt: int | None = None
+    next_at: Moment | None = None
+
+
+class Said(Event):
+    """A piece of an answer, as the model made it: from the reasoner, for who waits at a door.
+
+    Each try to answer is a `stream` of its own, in which `number` counts the pieces from 0; the `last` one says that
+    the stream is over. A piece that was missed is not sent again, the whole answer comes with `Thinking`.
+    """
+
+    event = "said"
+    command: str
+    stream: str
+    number: int
+    text: str
+    last: bool = False
+
+    @property
+    def about(self) -> str | None:
+        """The question's command."""
+        return self.command
 
 
 class Thinking(Event):

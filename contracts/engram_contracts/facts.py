@@ -106,12 +106,16 @@ class Citation(Message):
 
 
 class ModelUse(Message):
-    """What a model call cost. Tokens are the provider's count, or an estimate when `estimated`."""
+    """What a model call cost. Tokens are the provider's count, or an estimate when `estimated`.
+
+    `cost` is in the currency of the prices that are set for the model, `None` where none are.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     calls: int = 0
     estimated: bool = False
+    cost: float | None = None
 
 
 class Thought(Fact):

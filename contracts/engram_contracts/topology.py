@@ -107,8 +107,9 @@ REPLAYS = Bucket(name="engram_replays", ttl=30 * DAY)
 CANCELS = Bucket(name="engram_cancels", ttl=7 * DAY)
 IDEMPOTENCY = Bucket(name="engram_idempotency", ttl=DAY, max_bytes=1_024 * MiB)
 ERASURES = Bucket(name="engram_erasures", ttl=30 * DAY)
+TICKETS = Bucket(name="engram_tickets", ttl=60.0, max_bytes=16 * MiB)
 BUCKETS = (
-    KEYS, KEY_USES, TENANTS, PLANS, MEMBERS, SETTINGS, JOBS, REPLAYS, CANCELS, IDEMPOTENCY, ERASURES,
+    TICKETS, KEYS, KEY_USES, TENANTS, PLANS, MEMBERS, SETTINGS, JOBS, REPLAYS, CANCELS, IDEMPOTENCY, ERASURES,
 )  # fmt: skip
 
 # --- lanes: interactive work ahead of bulk work, one tenant out of another's way ---------------------------
@@ -169,9 +170,9 @@ def usage_subject(door: str) -> str:
     return f"engram.usage.{door}"
 
 
-def event_subject(tenant: str, event: str) -> str:
-    """Where a live event is announced: `engram.event.<tenant>.<event>`."""
-    return f"engram.event.{tenant}.{event}"
+def event_subject(tenant: str, event: str, about: str | None = None) -> str:
+    """Where a live event is announced: `engram.event.<tenant>.<event>`, and the command where it is about one alone."""
+    return f"engram.event.{tenant}.{event}.{about}" if about else f"engram.event.{tenant}.{event}"
 
 
 def rpc_subject(service: str, verb: str) -> str:

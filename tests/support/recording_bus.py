@@ -111,14 +111,16 @@ class RecordingBus:
                 queue.put_nowait(event)
 
     @contextlib.asynccontextmanager
-    async def events(self, tenant: str, kind: type[E]) -> AsyncIterator[AsyncIterator[E]]:
+    async def events(self, tenant: str, kind: type[E], *, about: str | None = None) -> AsyncIterator[AsyncIterator[E]]:
         queue: asyncio.Queue[E] = asyncio.Queue()
         listener = (tenant, kind, queue)
         self.listeners.append(listener)
 
         async def heard() -> AsyncIterator[E]:
             while True:
-                yield await queue.get()
+                event = await queue.get()
+                if event.about == about:
+                    yield event
 
         try:
             yield heard()

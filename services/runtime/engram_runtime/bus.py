@@ -136,10 +136,15 @@ class Bus(Protocol):
         """How one instance of a service does. Raises `Unavailable` when none answers."""
 
     async def emit(self, tenant: str, event: Event) -> None:
-        """Announce to whoever listens now."""
+        """Announce to whoever listens now. Raises `Unavailable` where it cannot even be handed over."""
 
-    def events(self, tenant: str, kind: type[E]) -> AbstractAsyncContextManager[AsyncIterator[E]]:
-        """Listen to a tenant's live events of one kind; listening has begun when the context is entered."""
+    def events(
+        self, tenant: str, kind: type[E], *, about: str | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[E]]:
+        """Listen to a tenant's live events of one kind; listening has begun when the context is entered.
+
+        Kinds that are about one command alone are listened to by its id, `about`.
+        """
 
     def bucket(self, bucket: Bucket) -> KeyValue:
         """A key-value bucket."""

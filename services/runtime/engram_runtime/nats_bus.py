@@ -171,12 +171,15 @@ class NatsBus:
 
     async def emit(self, tenant: str, event: Event) -> None:
         """See `Bus.emit`."""
-        await self.client.publish(event_subject(tenant, event.event), event.encode())
+        try:
+            await self.client.publish(event_subject(tenant, event.event, event.about), event.encode())
+        except NatsError as error:
+            raise Unavailable(f"the event cannot be announced: {error!r}", retry_after=1.0) from error
 
     @contextlib.asynccontextmanager
-    async def events(self, tenant: str, kind: type[E]) -> AsyncIterator[AsyncIterator[E]]:
+    async def events(self, tenant: str, kind: type[E], *, about: str | None = None) -> AsyncIterator[AsyncIterator[E]]:
         """See `Bus.events`."""
-        subscription = await self.client.subscribe(event_subject(tenant, kind.event))
+        subscription = await self.client.subscribe(event_subject(tenant, kind.event, about))
 
         async def decoded() -> AsyncIterator[E]:
             async for message in subscription.messages:
