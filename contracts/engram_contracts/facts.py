@@ -15,6 +15,7 @@ from pydantic import Field
 from engram_contracts.commands import EdgeType, NodeId
 from engram_contracts.memory import Memory, Verdict
 from engram_contracts.messages import Message, Moment, Versioned
+from engram_contracts.trail import Act, Mark
 
 
 class SparseVector(Message):
@@ -187,7 +188,10 @@ FACTS: dict[str, type[Fact]] = {
 
 
 class UsageEvent(Message):
-    """One request at a door, for the ledger. `request_id` makes a repeat harmless."""
+    """One request at a door, for the ledger. `request_id` makes a repeat harmless.
+
+    `audit` is there when the request belongs into the audit trail.
+    """
 
     request_id: str
     tenant: str
@@ -195,9 +199,11 @@ class UsageEvent(Message):
     status: int
     at: Moment
     counters: dict[str, int]
+    audit: Mark | None = None
 
 
 class UsageBatch(Versioned):
-    """Usage events of one door, written together."""
+    """Usage events of one door, written together; and `acts` for the audit trail that are no request of a tenant."""
 
     events: tuple[UsageEvent, ...]
+    acts: tuple[Act, ...] = ()

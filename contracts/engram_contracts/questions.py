@@ -14,6 +14,7 @@ from engram_contracts.commands import EdgeType, NodeId, QueryText
 from engram_contracts.facts import SparseVector, Thought
 from engram_contracts.memory import Filters, Judgement, Memory, MemoryVersion, Share
 from engram_contracts.messages import Message, Moment, Strict, Tenant
+from engram_contracts.trail import Head
 
 Stage = Literal[
     "accepted", "embedded", "indexed", "linked", "done", "retrying", "dead", "cancelled", "expired",
@@ -428,7 +429,7 @@ class CountRecorded(Question[Count]):
 
 
 class Meter(Message):
-    """A meter's total for one day (`YYYY-MM-DD`, UTC)."""
+    """A meter's total for one day (`YYYY-MM-DD`, UTC), or one hour of it (`YYYY-MM-DDTHH:00Z`)."""
 
     day: str
     meter: str
@@ -436,7 +437,7 @@ class Meter(Message):
 
 
 class Usage(Message):
-    """Totals by meter over the range, and day by day."""
+    """Totals by meter over the range, and day by day, or hour by hour where that was asked for."""
 
     tenant: Tenant
     totals: dict[str, int]
@@ -451,6 +452,117 @@ class GetUsage(Question[Usage]):
     since: str | None = None
     until: str | None = None
     meter: str | None = None
+    by: Literal["day", "hour"] = "day"
+
+
+UsageFormat = Literal["csv", "parquet"]
+
+
+class UsageExport(Message):
+    """A usage export that lies ready, to be read piece by piece with `ReadUsageExport`. `size` is in bytes."""
+
+    id: str
+    size: int
+
+
+class ExportUsage(Question[UsageExport]):
+    """Have a tenant's usage written down, in the order of time: by `day`, by `hour`, or every `event`.
+
+    Columns are tenant, period (or the event's time and id), meter, and amount. Answered by metering, which keeps the
+    export for ten minutes. A repeat makes another one.
+    """
+
+    service, verb, Reply = "metering", "export", UsageExport
+    tenant: Tenant
+    format: UsageFormat = "csv"
+    by: Literal["day", "hour", "event"] = "hour"
+    since: str | None = None
+    until: str | None = None
+
+
+class UsagePiece(Message):
+    """A piece of an export; an empty one stands behind its end."""
+
+    data: bytes
+
+
+class ReadUsageExport(Question[UsagePiece]):
+    """The piece of a tenant's export that begins at `offset`. Answered by metering; `NotFound` where it is gone."""
+
+    service, verb, Reply = "metering", "export-piece", UsagePiece
+    tenant: Tenant
+    id: str
+    offset: int = Field(ge=0)
+
+
+class UsageDifference(Message):
+    """A total that the ledger has otherwise than the streams give it."""
+
+    tenant: str
+    day: str
+    meter: str
+    ledger: int
+    streams: int
+
+
+class Reconciliation(Message):
+    """How a comparison of the ledger with the streams stands, or ended.
+
+    Compared are all charges whose facts and usage events the streams still hold. `from_log` and `from_usage` are the
+    first sequences they hold, `log` and `usage` the last that were compared, `charges` how many charges that were.
+    `untold` are changes of memories whose beginning the log no longer holds; they are left out. `differences` lists at
+    most 100, `different` counts all.
+    """
+
+    state: Literal["idle", "running", "done", "failed"]
+    started_at: Moment | None = None
+    ended_at: Moment | None = None
+    reason: str | None = None
+    read: int = 0
+    last: int = 0
+    from_log: int = 0
+    log: int = 0
+    from_usage: int = 0
+    usage: int = 0
+    charges: int = 0
+    untold: int = 0
+    different: int = 0
+    differences: tuple[UsageDifference, ...] = ()
+
+
+class ReconcileUsage(Question[Reconciliation]):
+    """How the last comparison stands; `begin` starts one, unless one is under way. Answered by metering."""
+
+    service, verb, Reply = "metering", "reconcile", Reconciliation
+    begin: bool = False
+
+
+class Standing(Message):
+    """What a tenant has and has used today, by the names of its quotas. `resets_at` is the end of this day."""
+
+    tenant: Tenant
+    used: dict[str, int]
+    resets_at: Moment
+
+
+class GetStanding(Question[Standing]):
+    """Where a tenant stands with its quotas, as far as the ledger has counted. Answered by metering."""
+
+    service, verb, Reply = "metering", "standing", Standing
+    tenant: Tenant
+
+
+class Heads(Message):
+    """The last records of audit chains, as the ledger knows them."""
+
+    heads: tuple[Head, ...]
+
+
+class ListHeads(Question[Heads]):
+    """The ends of all audit chains, or of one tenant's (`_system`: the installation's). Answered by metering."""
+
+    service, verb, Reply = "metering", "audit-heads", Heads
+    tenant: str | None = None
 
 
 # --- every service ----------------------------------------------------------------------------------
@@ -480,5 +592,6 @@ class Pong(Message):
 
 QUESTIONS: tuple[type[Question[Any]], ...] = (
     EmbedQuery, Recall, FindIndexed, CountIndexed, GetMemory, GetHistory, ListMemories, GetNode, ListNodes,
-    Neighbours, FindPath, Activate, Walk, FindJob, CountRecorded, GetUsage,
+    Neighbours, FindPath, Activate, Walk, FindJob, CountRecorded, GetUsage, ExportUsage, ReadUsageExport,
+    ReconcileUsage, GetStanding, ListHeads,
 )  # fmt: skip

@@ -24,7 +24,8 @@ MiB = 1024 * 1024
 class Stream:
     """A JetStream stream. `per_subject` caps messages of each subject; a full stream refuses, it never drops.
 
-    With `schedules` it takes messages that are to be sent on at a time (the server then refuses `discard` new).
+    With `schedules` it takes messages that are to be sent on at a time (the server then refuses `discard` new). With
+    `append_only` nobody can take a message out of it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Stream:
     duplicate_window: float = 120.0
     schedules: bool = False
     max_message: int = -1
+    append_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,8 @@ SCHEDULE = Stream(
     name="ENGRAM_SCHEDULE", subjects=("engram.schedule.>",), retention="workqueue", discard="old", schedules=True
 )
 """Work that waits for longer than a minute; when it is due, it goes back to where it came from."""
-STREAMS = (WORK, LOG, DEAD, USAGE, SCHEDULE)
+AUDIT = Stream(name="ENGRAM_AUDIT", subjects=("engram.audit.>",), retention="limits", append_only=True)
+STREAMS = (WORK, LOG, DEAD, USAGE, SCHEDULE, AUDIT)
 
 KEYS = Bucket(name="engram_keys")
 KEY_USES = Bucket(name="engram_key_uses")
@@ -105,11 +108,13 @@ SETTINGS = Bucket(name="engram_settings")
 JOBS = Bucket(name="engram_jobs", ttl=7 * DAY)
 REPLAYS = Bucket(name="engram_replays", ttl=30 * DAY)
 CANCELS = Bucket(name="engram_cancels", ttl=7 * DAY)
+RATES = Bucket(name="engram_rates", ttl=3_600.0)
+"""Token buckets that all doors draw from; one that nobody drew from for an hour is full anyway."""
 IDEMPOTENCY = Bucket(name="engram_idempotency", ttl=DAY, max_bytes=1_024 * MiB)
 ERASURES = Bucket(name="engram_erasures", ttl=30 * DAY)
 TICKETS = Bucket(name="engram_tickets", ttl=60.0, max_bytes=16 * MiB)
 BUCKETS = (
-    TICKETS, KEYS, KEY_USES, TENANTS, PLANS, MEMBERS, SETTINGS, JOBS, REPLAYS, CANCELS, IDEMPOTENCY, ERASURES,
+    TICKETS, KEYS, KEY_USES, TENANTS, PLANS, MEMBERS, SETTINGS, JOBS, REPLAYS, CANCELS, RATES, IDEMPOTENCY, ERASURES,
 )  # fmt: skip
 
 # --- lanes: interactive work ahead of bulk work, one tenant out of another's way ---------------------------
@@ -168,6 +173,11 @@ def due_for(subject: str) -> str:
 def usage_subject(door: str) -> str:
     """Where a door writes its usage batches: `engram.usage.<door>`."""
     return f"engram.usage.{door}"
+
+
+def audit_subject(tenant: str) -> str:
+    """Where a tenant's audit trail lies, or that of the installation (`_system`): `engram.audit.<tenant>`."""
+    return f"engram.audit.{tenant}"
 
 
 def event_subject(tenant: str, event: str, about: str | None = None) -> str:

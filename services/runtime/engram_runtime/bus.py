@@ -116,6 +116,9 @@ class Archive(Protocol):
     async def heads(self, start: int, last: int, *, pattern: str) -> list[Stored]:
         """The messages from one sequence to another, both inclusive, in order and without their bodies."""
 
+    async def newest(self, subject: str) -> Stored | None:
+        """The newest message of a subject, or `None`."""
+
     async def delete(self, sequence: int) -> bool:
         """Take one message out; whether it was there."""
 

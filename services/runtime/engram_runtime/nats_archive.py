@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError
+from nats.js.errors import APIError, NotFoundError
 
 from engram_contracts.errors import Unavailable
 from engram_contracts.topology import MiB, Stream
@@ -79,6 +79,25 @@ class NatsArchive:
                 return await self._ask(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{name}", wanted, _head, until=last)
         except FOREIGN as error:
             raise self._away(error) from error
+
+    async def newest(self, subject: str) -> Stored | None:
+        """See `Archive.newest`. The leader is asked, who knows of every message that was acknowledged."""
+        try:
+            message = await self._jetstream.get_last_msg(self._stream, subject)
+        except NotFoundError:
+            return None
+        except FOREIGN as error:
+            raise self._away(error) from error
+        body = message.data or b""
+        return Stored(
+            subject=message.subject or subject,
+            body=body,
+            id=(message.headers or {}).get("Nats-Msg-Id"),
+            at=message.time or datetime.now(UTC),
+            sequence=message.seq or 0,
+            headers=message.headers or {},
+            size=len(body),
+        )
 
     async def delete(self, sequence: int) -> bool:
         """See `Archive.delete`."""

@@ -110,6 +110,8 @@ def stream_config(stream: Stream, replicas: int) -> StreamConfig:
         duplicate_window=stream.duplicate_window,
         allow_direct=True,
         allow_atomic=True,
+        deny_delete=stream.append_only,
+        deny_purge=stream.append_only,
         allow_msg_schedules=stream.schedules or None,
         allow_rollup_hdrs=stream.schedules,  # which schedules imply
     )
