@@ -11,18 +11,30 @@ from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Histogram
-from pydantic import BaseModel
 
-from engram_api import envelope
+from engram_api import envelope, sse
 from engram_api.access import Caller
 from engram_api.admission import Admission, Place
 from engram_api.bodies import decode, query
-from engram_api.calls import Answer, Call, Page
+from engram_api.calls import Answer, Call, Page, Stream
 from engram_api.gate import Gate
 from engram_api.idempotency import Kept, digest, record_key
-from engram_api.incoming import correlation_id, deadline, idempotency_key, nothing, preferences, read_body
+from engram_api.incoming import (
+    Request,
+    Spoken,
+    correlation_id,
+    deadline,
+    idempotency_key,
+    last_event,
+    nothing,
+    preferences,
+    read_body,
+    wants_events,
+)
+from engram_api.lines import Line, Lines
 from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS, SECONDS, UNMATCHED
 from engram_api.repeats import Repeats
 from engram_api.routes import CALL, OPERATIONS, Operation, check
@@ -50,7 +62,7 @@ Method = Callable[[Call[Any, Any]], Awaitable[Answer]]
 class Exchange:
     """One request on its way through; what is learned about it is kept for its answer, its usage and its metrics."""
 
-    request: web.BaseRequest
+    request: web.BaseRequest | Spoken
     route: str
     request_id: str
     correlation: str
@@ -58,9 +70,11 @@ class Exchange:
     caller: Caller | None = None
     key: str | None = None
     digest: str | None = None
+    stream: Stream | None = None
+    seated: bool = False
 
     @classmethod
-    def begin(cls, request: web.BaseRequest, route: str) -> Exchange:
+    def begin(cls, request: web.BaseRequest | Spoken, route: str) -> Exchange:
         """A request that has just come in."""
         request_id = new_id()
         known_as = correlation_id(request.headers, request_id)
@@ -108,14 +122,17 @@ class Door:
         admission: Admission,
         usage: UsageLog,
         repeats: Repeats,
+        lines: Lines,
     ) -> None:
         check(OPERATIONS, handlers)
-        self._handlers = handlers
         self._gate = gate
         self._admission = admission
         self._usage = usage
         self._repeats = repeats
         self._settings = settings
+        self._lines = lines
+        self._methods: dict[str, Method] = {one.name: getattr(handlers, one.name) for one in OPERATIONS}
+        self._plain = {one.name: nothing(one.query) for one in OPERATIONS}
 
     def application(self) -> web.Application:
         """The application with all routes."""
@@ -125,35 +142,66 @@ class Door:
         return application
 
     def _route(self, operation: Operation) -> Handler:
-        method: Method = getattr(self._handlers, operation.name)
-        plain_query = nothing(operation.query)
-
         async def serve(request: web.Request) -> web.StreamResponse:
             exchange = Exchange.begin(request, operation.path)
             try:
-                exchange.caller = self._gate.admit(request.headers, operation.permission, system=operation.system)
-                with self._admission.enter(exchange.caller.tenant if exchange.caller else "") as place:
-                    call = await self._call(operation, request, exchange, plain_query, place)
-                    response = await self._answered(operation, exchange, method, call)
-            except EngramError as error:
-                response = exchange.fail(error)
-            except Exception as error:
-                response = exchange.fail(_unexpected(error, operation.path))
-            if exchange.caller is not None:
-                response = await self._metered(operation, exchange, exchange.caller, response)
-            return _measured(exchange, response)
+                response = await self.respond(operation, exchange, request)
+                if exchange.stream is None or response.status >= HTTPStatus.BAD_REQUEST:
+                    return response
+                line = self._line(operation, exchange, request)
+                return await sse.play(request, response, exchange.stream, line, self._lines)
+            finally:
+                await self._let_go(exchange)
 
         return serve
 
-    async def _answered(
-        self, operation: Operation, exchange: Exchange, method: Method, call: Call[Any, Any]
-    ) -> web.Response:
-        """The response; under an idempotency key that of the first such request."""
+    async def respond(self, operation: Operation, exchange: Exchange, request: Request) -> web.Response:
+        """The response to a request, whatever brought it. What is streamed behind it lies in the exchange."""
+        try:
+            exchange.caller = self._gate.admit(request.headers, operation.permission, system=operation.system)
+            with self._admission.enter(exchange.caller.tenant if exchange.caller else "") as place:
+                call = await self._call(operation, request, exchange, place)
+                response = await self._answered(operation, exchange, call)
+        except EngramError as error:
+            response = exchange.fail(error)
+        except Exception as error:
+            response = exchange.fail(_unexpected(error, operation.path))
+        if exchange.caller is not None:
+            response = await self._metered(operation, exchange, exchange.caller, response)
+        return _measured(exchange, response)
+
+    def _line(self, operation: Operation, exchange: Exchange, request: web.Request) -> Line:
+        """The connection of a request whose answer is streamed; it ends when its client may not ask again."""
+        assert request.transport is not None
+        beat = sse.chunked(sse.BEAT) if request.version >= HttpVersion11 else sse.BEAT
+        return Line(
+            "sse",
+            request.transport,
+            most=self._settings.unread_bytes,
+            slow=self._settings.slow_seconds,
+            every=self._settings.beat_seconds,
+            beat=lambda: beat,
+            recheck=lambda: self._gate.admit(request.headers, operation.permission, system=operation.system),
+        )
+
+    async def _let_go(self, exchange: Exchange) -> None:
+        if exchange.stream is not None:
+            await exchange.stream.close()
+        if exchange.seated and exchange.caller is not None:
+            self._lines.give_back(exchange.caller.tenant)
+
+    async def _answered(self, operation: Operation, exchange: Exchange, call: Call[Any, Any]) -> web.Response:
+        """The response; under an idempotency key that of the first such request.
+
+        What is streamed is told anew to who repeats the request: the effect is one, because its id is.
+        """
 
         async def answer() -> Kept:
-            return _rendered(operation, exchange, await method(call))
+            said = await self._methods[operation.name](call)
+            exchange.stream = said.stream
+            return _rendered(operation, exchange, said)
 
-        if exchange.digest is None or exchange.key is None:
+        if exchange.digest is None or exchange.key is None or call.streamed:
             return exchange.send(await answer())
         key = record_key(call.caller.tenant, operation.name, exchange.key)
         kept, repeated = await self._repeats.once(key, exchange.digest, answer)
@@ -162,14 +210,15 @@ class Door:
     async def _call(
         self,
         operation: Operation,
-        request: web.Request,
+        request: Request,
         exchange: Exchange,
-        plain_query: BaseModel | None,
         place: Place,
     ) -> Call[Any, Any]:
+        streamed = self._streamed(operation, exchange, request)
         exchange.key = idempotency_key(request.headers) if operation.method != "GET" else None
-        if plain_query is None or request.query_string:
-            plain_query = query(operation.query, request.query)
+        asked = self._plain[operation.name]
+        if asked is None or request.query_string:
+            asked = query(operation.query, request.query)
         raw, body = b"", None
         if operation.body is not None:
             limit = self._settings.bulk_body_limit if operation.bulk else self._settings.body_limit
@@ -180,14 +229,25 @@ class Door:
         return Call(
             caller=exchange.caller or _ANYONE,
             body=body,
-            query=plain_query,
+            query=asked,
             path=request.match_info,
             request_id=exchange.request_id,
             correlation=exchange.correlation,
             idempotency_key=exchange.key,
             prefer=preferences(request.headers),
             deadline=deadline(request.headers) if operation.writes else None,
+            streamed=streamed,
+            after=last_event(request.headers) if streamed else None,
         )
+
+    def _streamed(self, operation: Operation, exchange: Exchange, request: Request) -> bool:
+        """Whether the answer is to be streamed; a connection of its own then takes a seat for as long as it is open."""
+        if not operation.events or not (operation.answer is None or wants_events(request)):
+            return False
+        if exchange.caller is not None and not isinstance(request, Spoken):
+            self._lines.take(exchange.caller.tenant)
+            exchange.seated = True
+        return True
 
     async def _metered(
         self, operation: Operation, exchange: Exchange, caller: Caller, response: web.Response

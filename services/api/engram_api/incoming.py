@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
-from multidict import MultiMapping
+from multidict import CIMultiDictProxy, MultiDictProxy, MultiMapping
 from pydantic import BaseModel
+from yarl import URL
 
 from engram_api.admission import Place
 from engram_api.bodies import PLAIN, inflate, too_large
@@ -27,11 +30,43 @@ _PREFERENCE = re.compile(r'\s*([A-Za-z-]+)\s*(?:=\s*"?([^",;]*)"?)?')
 _NOTHING_PREFERRED = Prefer()
 
 
-async def read_body(request: web.Request, place: Place, *, limit: int, seconds: float) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoken:
+    """A request that came as a message on a WebSocket: what the door reads of one, under the names it has over HTTP."""
+
+    method: str
+    rel_url: URL
+    headers: CIMultiDictProxy[str]
+    match_info: Mapping[str, str]
+    body: bytes
+    remote: str | None
+    host: str
+    streamed: bool = False
+
+    @property
+    def query(self) -> MultiDictProxy[str]:
+        """The parameters behind the path."""
+        return self.rel_url.query
+
+    @property
+    def query_string(self) -> str:
+        """The same as text."""
+        return self.rel_url.query_string
+
+
+Request = web.Request | Spoken
+
+
+async def read_body(request: Request, place: Place, *, limit: int, seconds: float) -> bytes:
     """The whole body, unpacked. Raises `Rejected`: 413 past `limit` bytes, 415 for what is not JSON, 408 when late.
 
     Room for it is made in `place` first; a body that does not tell its length may take all of `limit`.
     """
+    if isinstance(request, Spoken):
+        if len(request.body) > limit:
+            raise too_large(limit)
+        place.reserve(len(request.body))
+        return request.body
     _check_media_type(request)
     encoding = request.headers.get("Content-Encoding", "").strip().lower()
     length = request.content_length
@@ -90,6 +125,23 @@ def idempotency_key(headers: MultiMapping[str]) -> str | None:
             field="Idempotency-Key",
         )
     return keys[0]
+
+
+def wants_events(request: Request) -> bool:
+    """Whether the client would have events as they happen."""
+    if isinstance(request, Spoken):
+        return request.streamed
+    return "text/event-stream" in request.headers.get("Accept", "")
+
+
+def last_event(headers: MultiMapping[str]) -> int | None:
+    """The id in `Last-Event-ID`. Raises `Rejected` where it is not one that was ever given."""
+    given = headers.get("Last-Event-ID", "").strip()
+    if not given:
+        return None
+    if not (given.isascii() and given.isdigit() and len(given) < 16):
+        raise Rejected("Last-Event-ID must be the id of an event", field="Last-Event-ID")
+    return int(given)
 
 
 def deadline(headers: MultiMapping[str]) -> datetime | None:

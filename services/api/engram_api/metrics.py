@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from engram_runtime.telemetry import BUCKETS
 
@@ -15,5 +15,8 @@ UNRECORDED = Counter(
     "engram_idempotency_unrecorded_total",
     "Requests served without their idempotency record, because the records are full.",
 )
+LIVE = Gauge("engram_live_connections", "Open WebSockets and streams of events.", ["kind"])
+LIVE_CLOSED = Counter("engram_live_closed_total", "WebSockets and streams that ended.", ["kind", "reason"])
+LIVE_EVENTS = Counter("engram_live_events_total", "Events of tenants read for their listeners.")
 
 UNMATCHED = "unmatched"

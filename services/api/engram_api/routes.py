@@ -70,7 +70,8 @@ class Operation:
 
     `answer` is the model of `data` (`None` where the answer is no JSON), `status` that of a plain success,
     `settled` that of one whose effect the client waited for; `also` names other answers with their models. `bulk`
-    allows the larger body; `system` takes a key that speaks for the installation (`_system`). `counters` are what one
+    allows the larger body; `events` names what is streamed to who asks for it (always, where there is no answer), with
+    their models; `system` takes a key that speaks for the installation (`_system`). `counters` are what one
     success adds to the tenant's usage, beside what metering counts from facts.
     """
 
@@ -88,6 +89,7 @@ class Operation:
     bulk: bool = False
     system: bool = False
     counters: Mapping[str, int] = field(default_factory=lambda: CALL)
+    events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
 
     @property
     def writes(self) -> bool:

@@ -16,6 +16,7 @@ from engram_api.door import Door
 from engram_api.gate import Gate
 from engram_api.handlers import Handlers
 from engram_api.keyring import open_keyring
+from engram_api.lines import Lines
 from engram_api.listening import listening
 from engram_api.outstanding import Outstanding
 from engram_api.pressure import Pressure
@@ -76,8 +77,10 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         admission = Admission(
             requests=serve.requests, tenant_requests=serve.tenant_requests, body_bytes=serve.body_bytes
         )
-        door = Door(handlers, serve, gate=gate, admission=admission, usage=usage, repeats=repeats)
+        lines = Lines(total=serve.streams, each=serve.tenant_streams)
+        door = Door(handlers, serve, gate=gate, admission=admission, usage=usage, repeats=repeats, lines=lines)
         await stack.enter_async_context(listening(door.application(), serve))
+        await stack.enter_async_context(lines.looked_after())
         stack.callback(waits.close)
         yield Service(name="api", checks={"keys": keyring.check})
 

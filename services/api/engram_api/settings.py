@@ -18,6 +18,10 @@ class ServeSettings(Section):
     tenant's, `tenant_bytes` what one tenant has waiting on the work stream. Past its own bounds a tenant is refused
     with 429, past those of all with 503; who holds least is refused last.
 
+    `streams` bounds the connections that stay open (event streams and WebSockets), `tenant_streams` what of them is one
+    tenant's. A client of one may have `unread_bytes` unread; without reading any for `slow_seconds` it is closed. A
+    quiet one is sent a sign of life every `beat_seconds`, and on a WebSocket has to give one in twice that time.
+
     A repeat under an idempotency key waits `repeat_seconds` for the first request's answer, then it is refused with
     409; a request that a door left behind is taken over `lease_seconds` after its last sign of life.
     """
@@ -40,6 +44,11 @@ class ServeSettings(Section):
     tenant_requests: int = Field(default=512, ge=1)
     body_bytes: int = Field(default=256 * MiB, ge=8 * MiB)
     tenant_bytes: int = Field(default=256 * MiB, ge=MiB)
+    streams: int = Field(default=2_000, ge=1)
+    tenant_streams: int = Field(default=1_000, ge=1)
+    unread_bytes: int = Field(default=128 * 1024, ge=16 * 1024)
+    slow_seconds: float = Field(default=10.0, gt=0)
+    beat_seconds: float = Field(default=15.0, gt=0)
     repeat_seconds: float = Field(default=5.0, ge=0)
     lease_seconds: float = Field(default=15.0, gt=0)
 
