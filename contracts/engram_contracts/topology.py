@@ -97,7 +97,12 @@ SCHEDULE = Stream(
 )
 """Work that waits for longer than a minute; when it is due, it goes back to where it came from."""
 AUDIT = Stream(name="ENGRAM_AUDIT", subjects=("engram.audit.>",), retention="limits", append_only=True)
-STREAMS = (WORK, LOG, DEAD, USAGE, SCHEDULE, AUDIT)
+TRACES = Stream(
+    name="ENGRAM_TRACES", subjects=("engram.trace.*",), retention="limits", discard="old", max_age=DAY / 4,
+    max_bytes=64 * MiB, max_message=MOST_BYTES,
+)  # fmt: skip
+"""Spans of requests that were sampled, for who asks what a request did lately."""
+STREAMS = (WORK, LOG, DEAD, USAGE, SCHEDULE, AUDIT, TRACES)
 
 KEYS = Bucket(name="engram_keys")
 KEY_USES = Bucket(name="engram_key_uses")
@@ -173,6 +178,11 @@ def due_for(subject: str) -> str:
 def usage_subject(door: str) -> str:
     """Where a door writes its usage batches: `engram.usage.<door>`."""
     return f"engram.usage.{door}"
+
+
+def trace_subject(trace: str) -> str:
+    """Where the spans of a trace are kept: `engram.trace.<trace id>`."""
+    return f"engram.trace.{trace}"
 
 
 def audit_subject(tenant: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -71,7 +72,7 @@ class Committer(Generic[T, R]):
         ticket: _Ticket[T, R] = _Ticket(owner, items, outcomes, time.monotonic())
         self._queues.setdefault(owner, deque()).append(ticket)
         if self._writing is None:
-            self._writing = asyncio.create_task(self._drain())
+            self._writing = asyncio.create_task(self._drain(), context=Context())  # of no one request
         return await self._outcome(ticket)
 
     async def close(self) -> None:

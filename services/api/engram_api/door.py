@@ -15,7 +15,7 @@ from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Histogram
 
-from engram_api import envelope, sse
+from engram_api import envelope, sse, traces
 from engram_api.access import Caller
 from engram_api.admission import Admission, Place
 from engram_api.bodies import decode, query
@@ -72,6 +72,7 @@ class Exchange:
     digest: str | None = None
     stream: Stream | None = None
     seated: bool = False
+    trace: str | None = None
 
     @classmethod
     def begin(cls, request: web.BaseRequest | Spoken, route: str) -> Exchange:
@@ -87,6 +88,7 @@ class Exchange:
             "Content-Type": content_type,
             "X-Request-ID": self.request_id,
             "X-Correlation-ID": self.correlation,
+            **({"X-Trace-ID": self.trace} if self.trace else {}),
             **ALWAYS,
             **headers,
         }
@@ -157,6 +159,14 @@ class Door:
 
     async def respond(self, operation: Operation, exchange: Exchange, request: Request) -> web.Response:
         """The response to a request, whatever brought it. What is streamed behind it lies in the exchange."""
+        with traces.of_request(operation, request.headers, exchange.request_id, exchange.correlation) as step:
+            exchange.trace = step.trace_id
+            response = await self._responded(operation, exchange, request)
+            if exchange.trace is not None:
+                traces.ended(step, response.status, exchange.caller.tenant if exchange.caller else None)
+            return response
+
+    async def _responded(self, operation: Operation, exchange: Exchange, request: Request) -> web.Response:
         try:
             exchange.caller = self._gate.admit(request.headers, operation.permission, system=operation.system)
             with self._admission.enter(exchange.caller.tenant if exchange.caller else "") as place:

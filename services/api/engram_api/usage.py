@@ -16,6 +16,7 @@ from engram_contracts.facts import UsageBatch, UsageEvent
 from engram_contracts.ids import derived_id, new_id
 from engram_contracts.topology import usage_subject
 from engram_runtime.bus import Appended, Bus, Entry
+from engram_runtime.tracing import publishing
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class UsageLog:
         if status >= HTTPStatus.TOO_MANY_REQUESTS:
             self._in_background(event)
             return
-        outcome = (await self._committer.commit([event]))[0]
+        with publishing(self._subject):
+            outcome = (await self._committer.commit([event]))[0]
         if isinstance(outcome, Exception):
             raise Unavailable("the request could not be metered; try again", retry_after=1.0) from outcome
 

@@ -17,6 +17,7 @@ from engram_contracts.commands import Remember
 from engram_contracts.errors import EngramError
 from engram_contracts.topology import Urgency, work_subject
 from engram_runtime.bus import Appended, Entry
+from engram_runtime.tracing import publishing, traceparent
 
 INTERACTIVE_MOST = 8
 """Up to so many memories in one request go ahead of bulk work."""
@@ -69,12 +70,10 @@ class Writer:
         tenant, op = call.caller.tenant, drafts[0].op
         urgency = self._urgency(tenant, op, len(drafts))
         subject = work_subject(tenant, op, urgency)
-        entries = [
-            Entry(subject=subject, body=draft.body, id=draft.id, correlation=call.correlation) for draft in drafts
-        ]
         try:
             await self._outstanding.admit(tenant, sum(len(draft.body) for draft in drafts), len(drafts))
-            outcomes = await self._committers[urgency].commit(entries, owner=tenant)
+            with publishing(subject, len(drafts)):
+                outcomes = await self._committers[urgency].commit(_entries(call, subject, drafts), owner=tenant)
         except EngramError as error:
             raise self._pressure.advise(error, tenant, op, urgency) from error
         return [
@@ -93,3 +92,11 @@ class Writer:
         if op == Remember.op and not self._allowances[tenant].spend(amount, self._clock()):
             return "bulk"
         return "interactive"
+
+
+def _entries(call: Call[Any, Any], subject: str, drafts: Sequence[Draft]) -> list[Entry]:
+    trace = traceparent()
+    return [
+        Entry(subject=subject, body=draft.body, id=draft.id, correlation=call.correlation, trace=trace)
+        for draft in drafts
+    ]

@@ -15,6 +15,7 @@ from engram_embedder.chunking import Span, spans
 from engram_embedder.gate import Gate, Urgency
 from engram_embedder.ports import EmbeddingModel, Vectors
 from engram_embedder.sparse import SparseEncoder
+from engram_runtime.tracing import step
 
 ROUNDS_TO_LINE_UP = 4
 """Turns of the event loop from bytes on the socket to a query at the gate: transport, reader, subscription, handler."""
@@ -101,8 +102,10 @@ class Embedder:
         return [*await self._read_apart(texts[:half]), *await self._read_apart(texts[half:])]
 
     async def _read(self, texts: Sequence[str]) -> list[_Read]:
+        about = {"gen_ai.operation.name": "embeddings", "gen_ai.request.model": self._model.name}
         try:
-            vectors, tokens = await self._model.embed(texts)
+            with step(f"embeddings {self._model.name}", "client", about):
+                vectors, tokens = await self._model.embed(texts)
         except EngramError as error:
             self._trouble = None if isinstance(error, Rejected) else error
             raise

@@ -115,4 +115,5 @@ def _entry(delivery: Delivery[Command], fact: Fact) -> Entry:
         body=fact.encode(),
         id=fact.command,
         correlation=delivery.correlation,
+        trace=delivery.trace,
     )

@@ -212,6 +212,7 @@ class Work:
             body=fact.encode(),
             id=fact.command,
             correlation=delivery.correlation,
+            trace=delivery.trace,
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from engram_contracts.errors import EngramError, Unavailable
 from engram_contracts.ids import partition_of
 from engram_graph.store_duckdb import Partition
+from engram_runtime.tracing import traced
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -63,6 +64,7 @@ class Partitions:
         """Ask the record of a tenant's partition, in a thread; the tenant is always the question's first word."""
         return await self.ask(partition_of(tenant), lambda cursor: query(cursor, tenant, *values, **named))
 
+    @traced("query duckdb", "client", {"db.system.name": "duckdb", "db.operation.name": "SELECT"})
     async def ask(self, number: int, query: Callable[[DuckDBPyConnection], T]) -> T:
         """Ask a partition's record as a whole, in a thread."""
         opened = await self.partition(number)
@@ -73,6 +75,7 @@ class Partitions:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, answer)
 
+    @traced("write duckdb", "client", {"db.system.name": "duckdb", "db.operation.name": "TRANSACTION"})
     async def writing(self, number: int, work: Callable[[Partition], T]) -> T:
         """Have a thread do something with a partition on the writer's behalf."""
         opened = await self.partition(number)

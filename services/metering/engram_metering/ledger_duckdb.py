@@ -24,6 +24,7 @@ from engram_contracts.topology import LOG, USAGE
 from engram_metering.intake import Counted, CountedRequest, CountedUsage
 from engram_metering.tally import Charge, Key, Known, Tally, is_time_ordered, request_key, wanted
 from engram_runtime.service import Delivery
+from engram_runtime.tracing import traced
 
 T = TypeVar("T")
 
@@ -125,6 +126,7 @@ class DuckLedger:
         """Take rows out, then count facts of which nothing is known any more; in one transaction, without moving on."""
         await self._write(partial(self._post_anew, facts, removals))
 
+    @traced("write duckdb", "client", {"db.system.name": "duckdb", "db.operation.name": "TRANSACTION"})
     async def _write(self, work: Callable[[], T]) -> T:
         with _translated():
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)

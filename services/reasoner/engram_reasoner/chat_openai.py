@@ -17,12 +17,15 @@ import aiohttp
 
 from engram_contracts.errors import EngramError, Internal, Rejected, Unavailable
 from engram_contracts.facts import ModelUse
+from engram_reasoner import metrics
 from engram_reasoner.completion import END, LONGEST_WORDS, Draft, refusal, words_of
 from engram_reasoner.context import estimate
 from engram_reasoner.ports import ChatMessage, Completion, Relay, unheard
 from engram_reasoner.settings import LlmSettings
 from engram_reasoner.sse import DataLines
 from engram_reasoner.words import shortened
+from engram_runtime import tracing
+from engram_runtime.tracing import Step
 
 CONNECT_SECONDS = 5.0
 LONGEST_REPLY = 16 * 1024 * 1024
@@ -60,16 +63,39 @@ class OpenAIChat:
         as_json: bool = False,
     ) -> Completion:
         """See `ChatModel.complete`."""
-        body = self._body(messages, model or self._model, as_json=as_json)
+        named = model or self._model
+        body = self._body(messages, named, as_json=as_json)
         try:
-            draft = await self._within_time(body, relay)
-            completion = self._completed(draft, messages, model or self._model)
+            with self._watched(named) as step:
+                draft = await self._within_time(body, relay)
+                completion = self._completed(draft, messages, named)
+                step.set(_told(completion))
+            metrics.count(named, completion.use)
         except EngramError as error:
             if error.retry == "later" or model is None:
                 self.trouble = error.message
             raise
         self.trouble = None
         return completion
+
+    @contextlib.contextmanager
+    def _watched(self, model: str) -> Iterator[Step]:
+        """A call of the model, in metrics and in the trace."""
+        label = metrics.MODELS.label(model)
+        about: tracing.Attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "openai",
+            "gen_ai.request.model": model,
+            "gen_ai.request.max_tokens": self._settings.max_output_tokens,
+            "server.address": self._host,
+        }
+        try:
+            with metrics.SECONDS.labels(label).time(), tracing.step(f"chat {model}", "client", about) as step:
+                yield step
+        except BaseException as error:
+            metrics.CALLS.labels(label, tracing.error_type(error)).inc()
+            raise
+        metrics.CALLS.labels(label, "ok").inc()
 
     def _body(self, messages: Sequence[ChatMessage], model: str, *, as_json: bool) -> dict[str, Any]:
         limit = "max_completion_tokens" if self._host.endswith("openai.com") else "max_tokens"
@@ -173,6 +199,14 @@ async def _whole(response: aiohttp.ClientResponse, limit: int) -> str:
         if len(body) >= limit:
             break
     return body[:limit].decode("utf-8", "replace")
+
+
+def _told(completion: Completion) -> tracing.Attributes:
+    return {
+        "gen_ai.response.model": completion.model,
+        "gen_ai.usage.input_tokens": completion.use.prompt_tokens,
+        "gen_ai.usage.output_tokens": completion.use.completion_tokens,
+    }
 
 
 def _use(draft: Draft, messages: Sequence[ChatMessage]) -> ModelUse:

@@ -102,6 +102,7 @@ class Handlers:
             body=thought.encode(),
             id=thought.command,
             correlation=delivery.correlation,
+            trace=delivery.trace,
         )
         outcome = (await self._bus.append([entry]))[0]
         if not isinstance(outcome, Appended):

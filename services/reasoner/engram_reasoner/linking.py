@@ -103,6 +103,7 @@ class Linker:
             body=linked.encode(),
             id=derived_id(fact.command, Linked.event),
             correlation=delivery.correlation,
+            trace=delivery.trace,
         )
         outcome = (await self._bus.append([entry]))[0]
         if not isinstance(outcome, Appended):

@@ -23,6 +23,7 @@ from engram_runtime.context import correlation
 from engram_runtime.nats_bus import FAILED
 from engram_runtime.service import Answer
 from engram_runtime.telemetry import ANSWERING
+from engram_runtime.tracing import TRACEPARENT, answering
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +75,11 @@ class Answerer:
         task.add_done_callback(self._running.discard)
 
     async def _answer(self, message: Msg, kind: type[Question[Any]], answer: Answer) -> None:
-        correlation.set((message.headers or {}).get(CORRELATION))
+        headers = message.headers or {}
+        correlation.set(headers.get(CORRELATION))
+        step = answering(self._service, kind.verb, headers.get(TRACEPARENT))
         try:
-            with ANSWERING.labels(self._service, kind.verb).time():
+            with ANSWERING.labels(self._service, kind.verb).time(), step:
                 reply = await answer(_decode(kind, message.data))
         except Exception as error:
             if not isinstance(error, EngramError):

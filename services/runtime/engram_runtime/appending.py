@@ -23,6 +23,7 @@ from nats.errors import Error as NatsError
 from engram_contracts.errors import EngramError, Overloaded, RateLimited, Rejected, Unavailable
 from engram_contracts.topology import MOST_BYTES
 from engram_runtime.bus import APPEND_SECONDS, Appended, Entry
+from engram_runtime.tracing import TRACEPARENT, onward
 from engram_runtime.wire import listen, send
 
 CORRELATION = "Engram-Correlation"
@@ -169,6 +170,8 @@ def _headers(entry: Entry, batch: str | None = None, number: int = 0) -> dict[st
     headers = {"Nats-Msg-Id": entry.id}
     if entry.correlation:
         headers[CORRELATION] = entry.correlation
+    if entry.trace:
+        headers[TRACEPARENT] = onward(entry.trace) or entry.trace
     headers.update(entry.headers)
     if batch:
         headers["Nats-Batch-Id"] = batch

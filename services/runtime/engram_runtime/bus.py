@@ -22,13 +22,17 @@ E = TypeVar("E", bound=Event)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One message to append to a stream. `id` makes a repeat within the stream's window a no-op."""
+    """One message to append to a stream. `id` makes a repeat within the stream's window a no-op.
+
+    `trace` is the traceparent of what it follows from.
+    """
 
     subject: str
     body: bytes
     id: str
     correlation: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from engram_runtime.pulling import Puller
 from engram_runtime.service import Delivery, Following, Outcome
 from engram_runtime.taking import ACK, bury, decode
 from engram_runtime.telemetry import HANDLED, HANDLING
+from engram_runtime.tracing import TRACEPARENT, processing
 from engram_runtime.tries import MOST, Tries
 
 log = logging.getLogger(__name__)
@@ -110,8 +111,14 @@ class Follower:
                 known.append((message, delivery))
         if not known:
             return
-        with HANDLING.labels(self._stage).time():
+        consumer = self._following.consumer
+        deliveries = [delivery for _, delivery in known]
+        with (
+            HANDLING.labels(self._stage).time(),
+            processing(self._stage, consumer.name, consumer.stream.name, deliveries) as step,
+        ):
             outcomes = await self._handle(known)
+            step.came_to(outcomes)
         for (message, delivery), outcome in zip(known, outcomes, strict=True):
             if outcome is not None:
                 await self._bury(message, delivery.tenant, outcome)
@@ -174,6 +181,7 @@ class Follower:
             at=receipt.at,
             attempt=1,
             correlation=headers.get(CORRELATION),
+            trace=headers.get(TRACEPARENT),
         )
 
     async def _bury(self, message: Msg, tenant: str, error: Exception, *, attempt: int = 1, why: str = "never") -> None:

@@ -28,7 +28,7 @@ from engram_runtime.nats_bus import NatsBus, open_bus
 from engram_runtime.pulling import MicroBatchSubscriber, Puller, subscribe
 from engram_runtime.returning import Returner
 from engram_runtime.service import Probe, Service
-from engram_runtime.settings import Common, load
+from engram_runtime.settings import Common, TelemetrySettings, load
 from engram_runtime.taking import Taker
 from engram_runtime.telemetry import log_to_stderr
 from engram_runtime.watching import watched
@@ -85,6 +85,7 @@ async def _until_told(name: str, open_service: Open[S], settings: S, near: Near)
 async def _serve(name: str, open_service: Open[S], settings: S, near: Near, told: asyncio.Event) -> None:
     async with (
         open_bus(settings.nats, name=f"engram-{name}", durability=settings.durability) as bus,
+        _traced(name, bus, settings.telemetry),
         _at_hand(near, bus),
         open_service(settings, bus) as service,
         hosted(service, bus, settings),
@@ -95,6 +96,17 @@ async def _serve(name: str, open_service: Open[S], settings: S, near: Near, told
         await told.wait()
         beating.cancel()
         log.info("draining")
+
+
+@contextlib.asynccontextmanager
+async def _traced(name: str, bus: NatsBus, settings: TelemetrySettings) -> AsyncIterator[None]:
+    if not settings.enabled:
+        yield
+        return
+    from engram_runtime.tracer_otel import tracing  # noqa: PLC0415  # 12 MB that nobody needs who does not trace
+
+    async with tracing(name, bus, bus.instance, settings):
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -34,6 +34,7 @@ from engram_contracts.events import Event
 from engram_contracts.messages import Message
 from engram_contracts.questions import Pong, Question
 from engram_contracts.topology import PING_ALL, Bucket, Consumer, Stream, event_subject, rpc_subject
+from engram_runtime import tracing
 from engram_runtime.appending import CORRELATION, STREAM_IS_FULL, Appender
 from engram_runtime.bus import APPEND_SECONDS, Appended, Archive, Backlog, Entry, KeyValue, Stored
 from engram_runtime.context import correlation
@@ -88,7 +89,10 @@ class NatsBus:
 
     async def append(self, entries: Sequence[Entry], *, within: float = APPEND_SECONDS) -> list[Appended | Exception]:
         """See `Bus.append`."""
-        return await self._appender.append(entries, within=within)
+        if not entries:
+            return []
+        with tracing.publishing(entries[0].subject, len(entries)):
+            return await self._appender.append(entries, within=within)
 
     def answer_here(self, answers: Mapping[type[Question[Any]], Answer]) -> None:
         """Have this process's own questions of these kinds answered in it, without the broker."""
@@ -103,7 +107,8 @@ class NatsBus:
             except TimeoutError as error:
                 late = f"{question.service} did not answer within {within * 1000:.0f} ms"
                 raise Unavailable(late, retry_after=1.0) from error
-        reply = await self._request(rpc_subject(question.service, question.verb), question.encode(), within)
+        with tracing.asking(question.service, question.verb):
+            reply = await self._request(rpc_subject(question.service, question.verb), question.encode(), within)
         return question.Reply.model_validate_json(reply)  # type: ignore[return-value]  # Reply is the R of this question
 
     async def ping(self, service: str, *, within: float) -> Pong:
@@ -158,8 +163,9 @@ class NatsBus:
                 answer.set_exception(LostError())
 
     async def _asked(self, subject: str, body: bytes, within: float) -> Msg:
-        headers = {CORRELATION: correlation.get()} if correlation.get() else None
-        return await self.client.request(subject, body, timeout=within, headers=headers)
+        told = {CORRELATION: correlation.get(), tracing.TRACEPARENT: tracing.traceparent()}
+        headers = {name: value for name, value in told.items() if value}
+        return await self.client.request(subject, body, timeout=within, headers=headers or None)
 
     async def _connected_again(self, within: float) -> None:
         """Return once the broker can be reached; `Unavailable` when that takes longer. A restart takes less."""

@@ -21,7 +21,7 @@ class Delivery(Generic[M]):
     """One message of a stream in a handler's hands.
 
     `sequence` and `at` are the stream's; `attempt` counts tries from 1; `event` is the last subject token that
-    names the message's type (the op of a command, the event of a fact).
+    names the message's type (the op of a command, the event of a fact). `trace` is the traceparent it came with.
     """
 
     tenant: str
@@ -31,6 +31,7 @@ class Delivery(Generic[M]):
     at: datetime
     attempt: int
     correlation: str | None
+    trace: str | None = None
 
 
 Outcome = Exception | None

@@ -49,6 +49,17 @@ class HostSettings(Section):
     hang_seconds: float = Field(default=120.0, gt=0)
 
 
+class TelemetrySettings(Section):
+    """Whether requests are traced, how many of them (0 to 1), and where their spans go besides the broker.
+
+    `otlp_endpoint` is a collector's address for OTLP over HTTP; empty, spans are kept on the broker alone.
+    """
+
+    enabled: bool = False
+    sample_rate: float = Field(default=0.1, ge=0, le=1)
+    otlp_endpoint: str = "http://localhost:4318"
+
+
 class Common(BaseModel):
     """What every service needs to know. Sections of other services are ignored."""
 
@@ -61,6 +72,7 @@ class Common(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     nats: NatsSettings = NatsSettings()
     host: HostSettings = HostSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 S = TypeVar("S", bound=BaseModel)

@@ -40,6 +40,7 @@ from engram_runtime.delivery import (
 from engram_runtime.mirror import ended
 from engram_runtime.service import Delivery, Outcome, Taking
 from engram_runtime.telemetry import BURIED, ENDED, HANDLED, HANDLING, RETRIED
+from engram_runtime.tracing import TRACEPARENT, processing
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class Taker:
             at=receipt.at,
             attempt=1,
             correlation=headers.get(CORRELATION),
+            trace=headers.get(TRACEPARENT),
         )
         return Held(message, receipt, subject.tenant, command.id, delivery, attempt=1 + _tries_before(headers))
 
@@ -245,8 +247,13 @@ class Taker:
         deliveries = [item.delivery for item in items if item.delivery is not None]
         token = correlation.set(deliveries[0].correlation if len(deliveries) == 1 else None)
         try:
-            with HANDLING.labels(self._stage).time():
+            consumer = self._taking.consumer
+            with (
+                HANDLING.labels(self._stage).time(),
+                processing(self._stage, consumer.name, consumer.stream.name, deliveries) as step,
+            ):
                 outcomes = await self._handled(deliveries)
+                step.came_to(outcomes)
             if not all(is_away(outcome) for outcome in outcomes):
                 self._breaker.answered = time.monotonic()
             return outcomes

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from prometheus_client import Counter, Gauge, Histogram
 
 from engram_runtime.context import correlation
+from engram_runtime.tracing import trace_id
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
@@ -22,6 +23,22 @@ HANDLING = Histogram("engram_batch_seconds", "Time a handler took for a batch.",
 ANSWERING = Histogram(
     "engram_answer_seconds", "Time an answer to a question took.", ["service", "verb"], buckets=BUCKETS
 )
+
+
+class Capped:
+    """Keeps a label from growing without end: of the values seen, the first `most` have a series each."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def label(self, value: str) -> str:
+        """The value, or `other` past the bound."""
+        if value in self._known or len(self._known) < self._most:
+            self._known.add(value)
+            return value
+        return "other"
+
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -42,6 +59,7 @@ class JsonLines(logging.Formatter):
             "service": self._service,
             "event": record.getMessage(),
             **({"correlation_id": correlation.get()} if correlation.get() else {}),
+            **({"trace_id": trace} if (trace := trace_id()) else {}),
             **fields,
         }
         if record.exc_info:

@@ -26,6 +26,7 @@ import qdrant_edge as edge
 
 from engram_contracts.errors import Conflict, Unavailable
 from engram_contracts.facts import SparseVector
+from engram_runtime.tracing import traced
 from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Between, Condition, Group, Wanted, Within
 from engram_vectors.glances import Glances
 from engram_vectors.looks import Look, read_look
@@ -48,6 +49,7 @@ T = TypeVar("T")
 
 DENSE, SPARSE = "dense", "sparse"
 SLICE = 64
+QDRANT = {"db.system.name": "qdrant", "engram.adapter": "edge"}
 RESCORED = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0))
 
 
@@ -125,6 +127,7 @@ class EdgeIndex:
         draft.rename(self._folder / "current")
         self.load()
 
+    @traced("upsert qdrant", "client", {**QDRANT, "db.operation.name": "update"})
     async def write(self, changes: Changes) -> None:
         """See `VectorIndex.write`; in slices of at most 64 points."""
         self._tenants.update(point.payload[TENANT] for point in changes.put)
@@ -137,6 +140,7 @@ class EdgeIndex:
         for tenant, looks in _written(changes).items():
             self._glances.arrive(tenant, looks)
 
+    @traced("query qdrant", "client", {**QDRANT, "db.operation.name": "query_batch"})
     async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
         """See `VectorIndex.search`; IDF is of the tenant's own memories."""
         if self._shard is None:

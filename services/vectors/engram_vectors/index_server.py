@@ -21,6 +21,7 @@ from qdrant_client.http.exceptions import ApiException
 
 from engram_contracts.errors import Unavailable
 from engram_contracts.facts import SparseVector
+from engram_runtime.tracing import traced
 from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Between, Condition, Group, Wanted, Within
 from engram_vectors.looks import Look, read_look
 from engram_vectors.points import (
@@ -42,6 +43,7 @@ from engram_vectors.settings import QdrantSettings
 T = TypeVar("T")
 
 COLLECTION = "engram"
+QDRANT = {"db.system.name": "qdrant", "db.collection.name": COLLECTION}
 DENSE, SPARSE = "dense", "sparse"
 MODEL, GENERATION = "engram_model", "engram_generation"
 TIMEOUT_SECONDS = 10
@@ -105,12 +107,14 @@ class ServerIndex:
                 raise
         await self.load()
 
+    @traced("upsert qdrant", "client", {**QDRANT, "db.operation.name": "batch_update_points"})
     async def write(self, changes: Changes) -> None:
         """See `VectorIndex.write`; in one round trip, on the server's disk when it returns."""
         operations = _operations(changes)
         if operations:
             await _sent(self._client.batch_update_points(COLLECTION, operations, wait=True))
 
+    @traced("query qdrant", "client", {**QDRANT, "db.operation.name": "query_batch_points"})
     async def search(self, wanted: Wanted, probe: Probe) -> Candidates:
         """See `VectorIndex.search`."""
         legs = _legs(wanted, probe)
