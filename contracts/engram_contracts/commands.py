@@ -15,12 +15,16 @@ from engram_contracts.memory import Filters, MemoryChanges, MemoryFields, Verdic
 from engram_contracts.messages import Moment, Versioned
 from engram_contracts.permissions import Permission
 
-NodeId = Annotated[str, StringConstraints(max_length=320, pattern=r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x1f\x7f]+$")]
+NodeId = Annotated[
+    str,
+    StringConstraints(max_length=320, pattern=r"^[a-z][a-z0-9_-]{0,31}:[^\x00-\x1f\x7f]+$"),
+    Field(examples=["person:Joel", "name:Ghent"]),
+]
 """`type:name`, for example `person:Ann`; type is lower case, the name is kept as written."""
 
 CommandId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 QueryText = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
-EdgeType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+EdgeType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$"), Field(examples=["lives_in"])]
 
 
 class Command(Versioned):

@@ -97,6 +97,8 @@ class Exchange:
     def send(self, kept: Kept, *, repeated: bool = False) -> web.Response:
         """A response with an answer of ours, or of an earlier request under the same key."""
         headers = {**kept.headers, "Idempotency-Replayed": "true"} if repeated else kept.headers
+        if "ETag" in headers and self.request.headers.get("If-None-Match") == headers["ETag"]:
+            return self.answer(HTTPStatus.NOT_MODIFIED, b"", kept.content_type, headers)
         return self.answer(kept.status, kept.body or b"", kept.content_type, headers)
 
     def fail(self, error: EngramError, headers: Mapping[str, str] | None = None) -> web.Response:

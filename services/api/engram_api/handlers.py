@@ -15,6 +15,7 @@ from engram_api.accepting import Acceptor
 from engram_api.calls import Answer, Call, Page
 from engram_api.cursors import unseal
 from engram_api.dead_letters import DeadLetterHandlers
+from engram_api.documents import Documents
 from engram_api.drafts import Draft, command_id, remembering
 from engram_api.jobs import job, thoughts
 from engram_api.models import (
@@ -93,6 +94,7 @@ class Handlers(DeadLetterHandlers):
         self._acceptor = acceptor
         self._whereabouts = whereabouts
         self._readiness = readiness
+        self._documents = Documents()
 
     async def remember(self, call: Call[NewMemory | NewMemories, WaitQuery]) -> Answer:
         """Accept one memory, or many."""
@@ -319,6 +321,18 @@ class Handlers(DeadLetterHandlers):
     async def metrics(self, _: AnyCall) -> Answer:
         """What Prometheus scrapes."""
         return Answer(data=Page(generate_latest(), CONTENT_TYPE_LATEST))
+
+    async def openapi(self, _: AnyCall) -> Answer:
+        """What can be asked of this door."""
+        return await self._documents.openapi()
+
+    async def docs(self, _: AnyCall) -> Answer:
+        """The same to read."""
+        return self._documents.file("index.html")
+
+    async def docs_file(self, call: AnyCall) -> Answer:
+        """What that page is made of."""
+        return self._documents.file(call.path["name"])
 
     async def _find_memory(self, call: AnyCall) -> tuple[Memory, tuple[str, ...]]:
         """A memory of the tenant, and the parts that could not help. `NotFound` when no part has it."""

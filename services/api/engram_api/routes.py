@@ -68,11 +68,11 @@ SEARCH: Mapping[str, int] = {"api_calls": 1, "search_queries": 1}
 class Operation:
     """One operation of the door.
 
-    `answer` is the model of `data` (`None` where the answer is no JSON), `status` that of a plain success,
-    `settled` that of one whose effect the client waited for; `also` names other answers with their models. `bulk`
-    allows the larger body; `events` names what is streamed to who asks for it (always, where there is no answer), with
-    their models; `system` takes a key that speaks for the installation (`_system`). `counters` are what one
-    success adds to the tenant's usage, beside what metering counts from facts.
+    `answer` is the model of `data` (`None` where the answer is no envelope but of type `media`), `status` that of a
+    plain success, `settled` that of one whose effect the client waited for; `also` names other answers with their
+    models. `bulk` allows the larger body; `events` names what is streamed to who asks for it (always, where there is
+    no answer), with their models; `system` takes a key that speaks for the installation (`_system`). `counters` are
+    what one success adds to the tenant's usage, beside what metering counts from facts.
     """
 
     name: str
@@ -90,6 +90,7 @@ class Operation:
     system: bool = False
     counters: Mapping[str, int] = field(default_factory=lambda: CALL)
     events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    media: str = "application/json"
 
     @property
     def writes(self) -> bool:
@@ -238,7 +239,19 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="metrics", method="GET", path="/metrics", permission="metrics",
-        summary="Prometheus metrics of this process.", answer=None,
+        summary="Prometheus metrics of this process.", answer=None, media="text/plain",
+    ),
+    Operation(
+        name="openapi", method="GET", path="/openapi.json", permission="public",
+        summary="This document: every operation, in OpenAPI 3.1.", answer=None,
+    ),
+    Operation(
+        name="docs", method="GET", path="/docs", permission="public",
+        summary="The same as a page to read.", answer=None, media="text/html",
+    ),
+    Operation(
+        name="docs_file", method="GET", path="/docs/{name}", permission="public",
+        summary="A file of that page.", answer=None, media="text/javascript",
     ),
 )  # fmt: skip
 

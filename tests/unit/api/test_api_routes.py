@@ -26,8 +26,12 @@ def test_a_route_without_a_handler_or_given_twice_is_not_served() -> None:
         check((OPERATIONS[0], OPERATIONS[0]), Handlers)
 
 
-def test_only_health_and_metrics_are_open() -> None:
-    assert {one.path for one in OPERATIONS if one.permission in OPEN} == {"/health", "/health/ready", "/metrics"}
+def test_only_health_metrics_and_the_documents_are_open() -> None:
+    documents = {"/openapi.json", "/docs", "/docs/{name}"}
+
+    assert {one.path for one in OPERATIONS if one.permission in OPEN} == {
+        "/health", "/health/ready", "/metrics", *documents,
+    }  # fmt: skip
 
 
 def test_each_role_may_do_what_the_one_below_may_and_strangers_nothing() -> None:
