@@ -40,15 +40,17 @@ class JobId:
     """Names one accepted command so that its whereabouts can be looked up without a table of jobs.
 
     `sequence` is where the command lies in the WORK stream, `command` its id. The text form ends in a MAC
-    over tenant and both, so that a foreign or invented job id is refused before anything is looked up.
+    over tenant and both, so that a foreign or invented job id is refused before anything is looked up. `space` names
+    whose it is inside the tenant, where its sender reaches only a part of that.
     """
 
     sequence: int
     command: str
+    space: str = ""
 
     def text(self, tenant: str, pepper: bytes) -> str:
-        """The job id as clients see it: `job_<sequence>_<command>_<mac>`."""
-        body = f"{self.sequence:x}_{self.command.replace('-', '')}"
+        """The job id as clients see it: `job_<sequence>_<command>_<mac>`, or with `_<space>` before the MAC."""
+        body = f"{self.sequence:x}_{self.command.replace('-', '')}" + (f"_{self.space}" if self.space else "")
         return f"job_{body}_{_mac(tenant, body, pepper)}"
 
     @classmethod
@@ -58,8 +60,8 @@ class JobId:
         body, _, mac = rest.rpartition("_")
         if head != "job" or not hmac.compare_digest(mac.encode(), _mac(tenant, body, pepper).encode()):
             return None
-        sequence, _, command = body.partition("_")
-        return cls(int(sequence, 16), str(UUID(command)))
+        sequence, command, *space = body.split("_")
+        return cls(int(sequence, 16), str(UUID(command)), "".join(space))
 
 
 def _mac(tenant: str, body: str, pepper: bytes) -> str:

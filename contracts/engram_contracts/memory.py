@@ -22,6 +22,7 @@ KINDS = (
 Content = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CONTENT)]
 Kind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 Scope = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Scopes = Scope | Annotated[tuple[Scope, ...], Field(max_length=100)]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Scalar = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
@@ -191,9 +192,9 @@ class Filters(Strict):
     `MAX_FILTER_DEPTH` deep.
     """
 
-    user_id: Scope | None = None
-    agent_id: Scope | None = None
-    session_id: Scope | None = None
+    user_id: Scopes | None = None
+    agent_id: Scopes | None = None
+    session_id: Scopes | None = None
     kind: Kind | tuple[Kind, ...] | None = None
     speaker: Scope | None = None
     tags: tuple[Tag, ...] = Field(default=(), max_length=32)

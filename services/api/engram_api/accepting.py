@@ -116,7 +116,7 @@ class Acceptor:
         return seconds, _awaited(op, query.wait)
 
     def _job(self, call: AnyCall, draft: Draft, appended: Appended) -> str:
-        return JobId(appended.sequence, draft.id).text(call.caller.tenant, self._pepper)
+        return JobId(appended.sequence, draft.id, call.caller.space).text(call.caller.tenant, self._pepper)
 
 
 def _awaited(op: str, wait: str | None) -> tuple[Stage, ...]:

@@ -170,7 +170,7 @@ class Door:
 
     async def _responded(self, operation: Operation, exchange: Exchange, request: Request) -> web.Response:
         try:
-            exchange.caller = self._gate.admit(request.headers, operation.permission, system=operation.system)
+            exchange.caller = await self._gate.admit(request.headers, operation.permission, system=operation.system)
             with self._admission.enter(exchange.caller.tenant if exchange.caller else "") as place:
                 call = await self._call(operation, request, exchange, place)
                 response = await self._answered(operation, exchange, call)
@@ -193,7 +193,7 @@ class Door:
             slow=self._settings.slow_seconds,
             every=self._settings.beat_seconds,
             beat=lambda: beat,
-            recheck=lambda: self._gate.admit(request.headers, operation.permission, system=operation.system),
+            recheck=lambda: self._gate.recheck(exchange.caller, operation.permission, system=operation.system),
         )
 
     async def _let_go(self, exchange: Exchange) -> None:
@@ -227,7 +227,8 @@ class Door:
         place: Place,
     ) -> Call[Any, Any]:
         streamed = self._streamed(operation, exchange, request)
-        exchange.key = idempotency_key(request.headers) if operation.method != "GET" else None
+        caller = exchange.caller or _ANYONE
+        exchange.key = caller.named(key) if (key := _repeatable(operation, request)) else None
         asked = self._plain[operation.name]
         if asked is None or request.query_string:
             asked = query(operation.query, request.query)
@@ -239,7 +240,7 @@ class Door:
         if exchange.key is not None and operation.writes:
             exchange.digest = digest(request.method, request.rel_url.raw_path, request.query.items(), raw)
         return Call(
-            caller=exchange.caller or _ANYONE,
+            caller=caller,
             body=body,
             query=asked,
             path=request.match_info,
@@ -280,6 +281,10 @@ class Door:
 
 
 _ANYONE = Caller(tenant="", role="")
+
+
+def _repeatable(operation: Operation, request: Request) -> str | None:
+    return idempotency_key(request.headers) if operation.method != "GET" else None
 
 
 @web.middleware

@@ -61,5 +61,5 @@ def command_id(call: Call[Any, Any], op: str, *parts: str) -> str:
 def _identity(call: Call[Any, Any], memory: NewMemory, place: int) -> str:
     """The id of a memory: from the client's own key for it where there is one."""
     if memory.key is not None:
-        return derived_id("memory", call.caller.tenant, memory.key)
+        return derived_id("memory", call.caller.tenant, call.caller.named(memory.key))
     return command_id(call, Remember.op, str(place))

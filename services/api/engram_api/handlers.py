@@ -36,6 +36,7 @@ from engram_api.models import (
     UsageQuery,
     WaitQuery,
 )
+from engram_api.reach import check_change, owned, reached, reaches, without_paths
 from engram_api.readiness import Readiness
 from engram_api.whereabouts import Sighting, Whereabouts
 from engram_contracts.answers import AcceptedQuestion, Alive, Job, MemoryList, NodeList
@@ -100,18 +101,18 @@ class Handlers(DeadLetterHandlers):
         """Accept one memory, or many."""
         now, body = datetime.now(UTC), call.body
         if isinstance(body, NewMemories):
-            kept = [_without_private(memory, f"memories.{n}.content") for n, memory in enumerate(body.memories)]
+            mine = [owned(memory, call.caller) for memory in body.memories]
+            kept = [_without_private(memory, f"memories.{n}.content") for n, memory in enumerate(mine)]
             return await self._acceptor.many(call, remembering(call, kept, now))
-        draft = remembering(call, [_without_private(body, "content")], now)[0]
+        draft = remembering(call, [_without_private(owned(body, call.caller), "content")], now)[0]
         return await self._acceptor.change(call, draft)
 
     async def list_memories(self, call: Call[None, MemoriesQuery]) -> Answer:
         """One page of the record."""
         tenant, listing = call.caller.tenant, "memories"
         after = unseal(call.query.cursor, tenant=tenant, listing=listing, pepper=self._pepper)
-        page = await self._ask(
-            ListMemories(tenant=tenant, filters=call.query.filters(), limit=call.query.limit, after=after)
-        )
+        filters = call.caller.narrowed(call.query.filters())
+        page = await self._ask(ListMemories(tenant=tenant, filters=filters, limit=call.query.limit, after=after))
         return Answer(
             data=MemoryList.model_construct(memories=page.memories, total=page.total),
             meta=self._next(page.after, tenant, listing),
@@ -126,9 +127,12 @@ class Handlers(DeadLetterHandlers):
         """All versions of a memory."""
         question = GetHistory(tenant=call.caller.tenant, memory_id=_memory_id(call))
         try:
-            return Answer(data=await self._ask(question))
+            found = reached(call.caller, await self._ask(question))
         except NotFound as error:
             raise NotFound(NO_MEMORY) from error
+        if found is None:
+            raise NotFound(NO_MEMORY)
+        return Answer(data=found)
 
     async def revise(self, call: Call[MemoryChanges, WaitQuery]) -> Answer:
         """Accept a change of a memory that is there."""
@@ -136,6 +140,7 @@ class Handlers(DeadLetterHandlers):
             raise Rejected("the body changes nothing; send at least one field", field="body")
         changes = _without_private(call.body, "content")
         memory, _ = await self._find_memory(call)
+        check_change(changes, call.caller)
         command = Revise.model_construct(
             id=command_id(call, Revise.op, memory.id),
             accepted_at=datetime.now(UTC),
@@ -176,11 +181,12 @@ class Handlers(DeadLetterHandlers):
         """Ask the index."""
         started = time.perf_counter()
         body = call.body
-        unseen = await self._unseen(call.caller.tenant, body.written)
+        unseen = await self._unseen(call, body.written)
         found = await self._ask(
             RecallForClient.model_construct(
-                tenant=call.caller.tenant, query=body.query, limit=body.limit, filters=body.filters,
-                explain=body.explain, deadline_ms=int(self._ask_seconds * 800), mode=body.mode,
+                tenant=call.caller.tenant, query=body.query, limit=body.limit,
+                filters=call.caller.narrowed(body.filters), explain=body.explain,
+                deadline_ms=int(self._ask_seconds * 800), mode=body.mode,
                 weights=body.weights, as_of=body.as_of, min_score=body.min_score,
                 min_similarity=body.min_similarity, fold=body.fold,
             )
@@ -188,17 +194,15 @@ class Handlers(DeadLetterHandlers):
         meta: dict[str, Any] = {"took_ms": _milliseconds(started), **_degraded((*unseen, *found.degraded))}
         if body.explain:
             meta |= {"stages_ms": found.stages_ms, "mode": found.mode, "weights": found.weights}
-        return Answer(data={"hits": found.hits}, meta=meta)
+        hits = found.hits if call.caller.bounds.any else without_paths(found.hits)
+        return Answer(data={"hits": hits}, meta=meta)
 
-    async def _unseen(self, tenant: str, jobs: Collection[str]) -> list[str]:
+    async def _unseen(self, call: AnyCall, jobs: Collection[str]) -> list[str]:
         """Wait for the index to show what these jobs did, half the time there is; what it does not show then."""
         if not jobs:
             return []
-        named = {each: JobId.parse(each, tenant, self._pepper) for each in jobs}
-        if None in named.values():
-            raise NotFound("there is no job with this id", field="written")
-        names = {job.command: name for name, job in named.items() if job is not None}
-        late = await self._acceptor.unseen(tenant, list(names), self._ask_seconds / 2)
+        names = {self._job_id(call, each, field="written").command: each for each in jobs}
+        late = await self._acceptor.unseen(call.caller.tenant, list(names), self._ask_seconds / 2)
         return [f"index: does not show {names[command]} yet" for command in late]
 
     async def think(self, call: Call[ThinkBody, NoQuery]) -> Answer:
@@ -207,7 +211,7 @@ class Handlers(DeadLetterHandlers):
         body = call.body
         command = Think.model_construct(
             id=command_id(call, Think.op), accepted_at=datetime.now(UTC), actor=call.caller.actor,
-            question=body.question, limit=body.limit, filters=body.filters, model=body.model,
+            question=body.question, limit=body.limit, filters=call.caller.narrowed(body.filters), model=body.model,
             deadline=_deadline(call.deadline, body.deadline_ms),
         )  # fmt: skip
         name, thought = await self._acceptor.question(call, Draft.of(command))
@@ -299,10 +303,11 @@ class Handlers(DeadLetterHandlers):
         seen = await self._whereabouts.sight(call.caller.tenant, named)
         return job(call.path["id"], named.command, seen), seen
 
-    def _job_id(self, call: AnyCall) -> JobId:
-        named = JobId.parse(call.path["id"], call.caller.tenant, self._pepper)
-        if named is None:
-            raise NotFound("there is no job with this id")
+    def _job_id(self, call: AnyCall, text: str | None = None, *, field: str | None = None) -> JobId:
+        """The job of this name. `NotFound` where the tenant has none, or the caller may not reach it."""
+        named = JobId.parse(call.path["id"] if text is None else text, call.caller.tenant, self._pepper)
+        if named is None or call.caller.space not in ("", named.space):
+            raise NotFound("there is no job with this id", field=field)
         return named
 
     async def get_usage(self, call: Call[None, UsageQuery]) -> Answer:
@@ -335,17 +340,22 @@ class Handlers(DeadLetterHandlers):
         return self._documents.file(call.path["name"])
 
     async def _find_memory(self, call: AnyCall) -> tuple[Memory, tuple[str, ...]]:
-        """A memory of the tenant, and the parts that could not help. `NotFound` when no part has it."""
+        """A memory within the caller's reach, and the parts that could not help. `NotFound` when no part has it.
+
+        One that is there but out of reach is looked for as long as one that is not there.
+        """
         tenant, memory_id = call.caller.tenant, _memory_id(call)
         away: Unavailable | None = None
         try:
-            return await self._ask(GetMemory(tenant=tenant, memory_id=memory_id)), ()
+            memory = await self._ask(GetMemory(tenant=tenant, memory_id=memory_id))
+            if reaches(call.caller, memory):
+                return memory, ()
         except NotFound:
             pass
         except Unavailable as error:
             away = error
         found = (await self._ask(FindIndexed(tenant=tenant, memory_id=memory_id))).found
-        if found is not None:
+        if found is not None and reaches(call.caller, found.memory):
             return found.memory, (f"graph: {away.message}",) if away else ()
         raise away or NotFound(NO_MEMORY)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pydantic import SecretStr
 
@@ -22,7 +22,7 @@ from engram_api.outstanding import Outstanding
 from engram_api.pressure import Pressure
 from engram_api.readiness import Readiness
 from engram_api.repeats import Repeats
-from engram_api.settings import ServeSettings, Settings
+from engram_api.settings import AuthSettings, ServeSettings, Settings
 from engram_api.usage import UsageLog
 from engram_api.waits import Waits
 from engram_api.whereabouts import Whereabouts
@@ -32,6 +32,9 @@ from engram_contracts.topology import IDEMPOTENCY
 from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.keys import load_pepper
 from engram_runtime.service import Service
+
+if TYPE_CHECKING:
+    from engram_api.tokens import Tokens
 
 
 @runtime_checkable
@@ -53,7 +56,13 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         keyring, watch_again = await stack.enter_async_context(open_keyring(bus, pepper))
         if isinstance(bus, Reconnecting):
             bus.reconnected.append(watch_again)
-        gate = Gate(keyring, enabled=settings.auth.enabled, metrics_token=_secret(settings.metrics.token))
+        gate = Gate(
+            keyring,
+            enabled=settings.auth.enabled,
+            metrics_token=_secret(settings.metrics.token),
+            tokens=_tokens(settings.auth, stack),
+            host_suffix=settings.auth.host_suffix,
+        )
         usage = UsageLog(bus, f"door-{new_id()[-12:]}", waiting=serve.waiting, within=serve.broker_seconds)
         stack.push_async_callback(usage.close)
         pressure = Pressure(bus)
@@ -83,6 +92,30 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         await stack.enter_async_context(lines.looked_after())
         stack.callback(waits.close)
         yield Service(name="api", checks={"keys": keyring.check})
+
+
+def _tokens(auth: AuthSettings, stack: contextlib.AsyncExitStack) -> Tokens | None:
+    """What checks tokens, where there are any to be checked."""
+    if auth.jwt_secret is None and auth.jwt_jwks_url is None:
+        return None
+    from engram_api.fetching import Fetcher  # noqa: PLC0415 (most doors know keys alone, and spare the memory)
+    from engram_api.key_sets import IssuerKeys  # noqa: PLC0415 (likewise)
+    from engram_api.tokens import Expected, Secret, Tokens  # noqa: PLC0415 (likewise)
+
+    expected = Expected(
+        issuer=str(auth.jwt_issuer),
+        audience=str(auth.jwt_audience),
+        tenant=auth.jwt_tenant_claim,
+        role=auth.jwt_role_claim,
+        scope=auth.jwt_scope_claim,
+        user=auth.jwt_user_claim,
+        leeway=auth.jwt_leeway,
+    )
+    if auth.jwt_secret is not None:
+        return Tokens(Secret(auth.jwt_secret.get_secret_value().encode()), expected)
+    keys = IssuerKeys(Fetcher(str(auth.jwt_jwks_url), private=auth.jwt_jwks_private).fetch)
+    stack.push_async_callback(keys.close)
+    return Tokens(keys, expected)
 
 
 def _committer(bus: Bus, serve: ServeSettings) -> Committer[Entry, Appended]:

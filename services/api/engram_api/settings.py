@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
 
 from engram_contracts.topology import MiB
 from engram_runtime.settings import Common, Section
+
+SECRET_BYTES = 32
 
 
 class ServeSettings(Section):
@@ -57,10 +61,39 @@ class AuthSettings(Section):
     """Who is let in. `pepper` is a secret of at least 32 bytes; without it one is made in the data directory.
 
     With `enabled` off, everyone is an admin of the tenant that `X-Engram-Tenant` names, else of `default`.
+
+    Tokens count where there is a `jwt_secret` (HS256, 32 bytes or more) or a `jwt_jwks_url` (RS256, ES256; https,
+    unless `jwt_jwks_private` allows http and addresses of one's own network), with `jwt_issuer` and `jwt_audience`. The
+    `*_claim` settings name the claims that hold the tenant, the role, the permissions, and the one user whose memories
+    the bearer reaches; `jwt_leeway` is what clocks may differ, in seconds. With `host_suffix`, such as
+    `engram.example.com`, the label before it in the host names the tenant.
     """
 
     enabled: bool = True
     pepper: SecretStr | None = None
+    host_suffix: str | None = None
+    jwt_secret: SecretStr | None = None
+    jwt_jwks_url: str | None = None
+    jwt_jwks_private: bool = False
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_tenant_claim: str = "tenant"
+    jwt_role_claim: str = "role"
+    jwt_scope_claim: str | None = None
+    jwt_user_claim: str | None = None
+    jwt_leeway: float = Field(default=30.0, ge=0, le=300)
+
+    @model_validator(mode="after")
+    def _says_whose_tokens_count(self) -> Self:
+        if self.jwt_secret is None and self.jwt_jwks_url is None:
+            return self
+        if self.jwt_secret is not None and self.jwt_jwks_url is not None:
+            raise ValueError("give jwt_secret or jwt_jwks_url, not both")
+        if self.jwt_secret is not None and len(self.jwt_secret.get_secret_value().encode()) < SECRET_BYTES:
+            raise ValueError(f"jwt_secret is shorter than {SECRET_BYTES} bytes; set a longer random text")
+        if not self.jwt_issuer or not self.jwt_audience:
+            raise ValueError("tokens need jwt_issuer and jwt_audience, which they must name")
+        return self
 
 
 class MetricsSettings(Section):

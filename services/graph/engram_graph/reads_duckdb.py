@@ -248,12 +248,9 @@ def _where(tenant: str, filters: Filters) -> tuple[str, list[Any]]:
 
 
 def _conditions(filters: Filters) -> Iterator[tuple[str, list[Any]]]:
-    for column in ("user_id", "agent_id", "session_id", "speaker"):
+    for column in ("user_id", "agent_id", "session_id", "speaker", "kind"):
         if (value := getattr(filters, column)) is not None:
-            yield f"{column} = ?", [value]
-    if filters.kind is not None:
-        kinds = [filters.kind] if isinstance(filters.kind, str) else list(filters.kind)
-        yield "list_contains(?::VARCHAR[], kind)", [kinds]
+            yield _one_of(column, value)
     if filters.tags:
         yield "list_has_all(tags, ?::VARCHAR[])", [list(filters.tags)]
     if filters.after is not None:
@@ -266,6 +263,12 @@ def _conditions(filters: Filters) -> Iterator[tuple[str, list[Any]]]:
         for how, bound in asked.bounds().items():
             yield _compared(name, how, bound)
     yield from _combined(filters)
+
+
+def _one_of(column: str, value: str | tuple[str, ...]) -> tuple[str, list[Any]]:
+    if isinstance(value, str):
+        return f"{column} = ?", [value]
+    return f"list_contains(?::VARCHAR[], {column})", [list(value)]
 
 
 def _combined(filters: Filters) -> Iterator[tuple[str, list[Any]]]:

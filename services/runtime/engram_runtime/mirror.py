@@ -46,6 +46,10 @@ class Mirror(Generic[M]):
         """The record, or `None`."""
         return self._records.get(key)
 
+    def items(self) -> list[tuple[str, M]]:
+        """All records, by key."""
+        return sorted(self._records.items())
+
     async def check(self) -> Check:
         """Whether the bucket is being watched now."""
         return Check(ok=self._trouble is None, detail=self._trouble)

@@ -208,6 +208,7 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors(include_url=False, include_context=False):
         key = ".".join(str(part) for part in problem["loc"])
         secret = any(word in key for word in ("secret", "password", "key", "token", "pepper"))
-        shown = "" if secret else f" (got {problem['input']!r})"
+        whole = isinstance(problem["input"], Mapping)  # a section, which may hold secrets
+        shown = "" if secret or whole else f" (got {problem['input']!r})"
         lines.append(f"{key}: {problem['msg']}{shown}")
     return "settings do not fit: " + "; ".join(lines)
