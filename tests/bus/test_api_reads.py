@@ -132,7 +132,7 @@ async def test_a_list_is_paged_by_its_cursor(door: DoorUnderTest) -> None:
 
     asked = door.parts.asked
     assert [question.after for question in asked] == [None, first.id]  # type: ignore[attr-defined]
-    assert all(question.filters == Filters(user_id="u") and question.limit == 1 for question in asked)  # type: ignore[attr-defined]
+    assert all(question.filters == Filters(user_id=("u",)) and question.limit == 1 for question in asked)  # type: ignore[attr-defined]
     assert one.data["total"] == 2
     assert [one.data["memories"][0]["id"], two.data["memories"][0]["id"]] == [first.id, second.id]
     assert "next" not in two.meta

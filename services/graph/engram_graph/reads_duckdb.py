@@ -266,8 +266,8 @@ def _conditions(filters: Filters) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _one_of(column: str, value: str | tuple[str, ...]) -> tuple[str, list[Any]]:
-    if isinstance(value, str):
-        return f"{column} = ?", [value]
+    if isinstance(value, str) or len(value) == 1:
+        return f"{column} = ?", [value if isinstance(value, str) else value[0]]
     return f"list_contains(?::VARCHAR[], {column})", [list(value)]
 
 
