@@ -104,12 +104,13 @@ class Draft:
         self._jobs: list[tuple[Named, Row]] = []
         self._thoughts: dict[Named, Thought] = {}
         self._sequence = 0
+        self._appended: datetime | None = None
         self.keys = _Keys(found.next_memory, found.next_node)
         self.tenants = {name: TenantDraft(name, each, found, self.keys) for name, each in vocabularies.items()}
 
     def apply(self, delivery: Delivery[Fact]) -> tuple[bool, Outcome]:
         """Whether the fact took effect now (not already before), and what became of it."""
-        self._sequence = delivery.sequence
+        self._sequence, self._appended = delivery.sequence, delivery.at
         command = (delivery.tenant, delivery.message.command)
         if command in self._commands:
             return False, None
@@ -123,7 +124,7 @@ class Draft:
 
     def batch(self) -> Batch:
         """Everything to write, once all facts were applied."""
-        batch = Batch(self._sequence, self.keys.memory, self.keys.node)
+        batch = Batch(self._sequence, self.keys.memory, self.keys.node, self._appended)
         batch.rows = {table: [] for table in WRITTEN}
         for tenant in self.tenants.values():
             tenant.write(batch)

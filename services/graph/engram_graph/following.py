@@ -9,6 +9,7 @@ from datetime import datetime
 
 from engram_contracts.events import Progress
 from engram_contracts.facts import Fact
+from engram_contracts.ids import partition_of
 from engram_graph.draft import Draft, wanted
 from engram_graph.graphs import Graphs
 from engram_graph.partitions import Partitions
@@ -58,6 +59,18 @@ class Follower:
         if not self._partitions.exists(self._number):
             return 0
         return (await self._partitions.partition(self._number)).position
+
+    async def appended(self) -> datetime | None:
+        """When the fact at the position was appended to the log, where that is known."""
+        if not self._partitions.exists(self._number):
+            return None
+        return (await self._partitions.partition(self._number)).appended
+
+    async def rewind(self, sequence: int) -> None:
+        """Go on behind this sequence, because the log has lost what was applied beyond it; that stays stored."""
+        async with self._one_at_a_time:
+            await self._partitions.writing(self._number, lambda partition: partition.rewind(sequence))
+        await self._graphs.forget_all(lambda tenant: partition_of(tenant) == self._number)
 
     async def apply(self, deliveries: Sequence[Delivery[Fact]]) -> list[Outcome]:
         """Store what the facts say; those from before the position, or of a known command, change nothing."""

@@ -97,6 +97,7 @@ class MendingFollower(Follower):
         """Write what a draft came to; the log goes on where it was."""
         batch = draft.batch()
         batch.sequence = position
+        batch.appended = (await self._partitions.partition(self._number)).appended
         await self._partitions.writing(self._number, lambda partition: partition.write(batch))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from engram_contracts.memory import Memory
@@ -68,6 +69,7 @@ class Batch:
     sequence: int
     next_memory: int
     next_node: int
+    appended: datetime | None = None
     gone_memories: list[int] = field(default_factory=list)
     gone_links: list[int] = field(default_factory=list)
     gone_versions: list[int] = field(default_factory=list)

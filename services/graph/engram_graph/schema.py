@@ -62,7 +62,12 @@ CREATE TABLE feedback (
 COMMENT ON TABLE feedback IS 'one row for each verdict on a memory; their numbers are in its record';
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, FEEDBACK)
+APPENDED = """
+ALTER TABLE watermark ADD COLUMN appended TIMESTAMP;
+COMMENT ON COLUMN watermark.appended IS 'when the fact at the sequence was appended to the log; NULL: not known';
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, FEEDBACK, APPENDED)
 """Each script takes a file from the version of its position to the next; never edit one that was released."""
 
 

@@ -137,4 +137,6 @@ def _following(number: int, follower: Follower) -> Following:
         handler=follower.apply,
         position=follower.position,
         messages=dict(FACTS),
+        appended=follower.appended,
+        rewind=follower.rewind,
     )

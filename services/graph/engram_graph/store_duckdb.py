@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -61,6 +61,18 @@ AND list_bool_or(list_transform($2::VARCHAR[], lambda each: contains(thought, ea
 """
 
 
+MOVE = "UPDATE watermark SET sequence = $1, next_memory = $2, next_node = $3, appended = $4"
+
+
+class Mark(NamedTuple):
+    """The position, the next key of a memory and of a node, and when the fact at the position was appended."""
+
+    sequence: int
+    next_memory: int
+    next_node: int
+    appended: datetime | None
+
+
 class Partition:
     """The record of one log partition. All methods block; one thread may write at a time, many may read."""
 
@@ -69,6 +81,7 @@ class Partition:
         self._connection = connection.cursor()
         self._writing = threading.Lock()
         self._appenders: dict[str, duckdb.Appender] = {}
+        self._mark: Mark
         self._load()
 
     @classmethod
@@ -107,11 +120,22 @@ class Partition:
     @property
     def position(self) -> int:
         """The log sequence up to which the effects are stored; 0 for none."""
-        return self._mark[0]
+        return self._mark.sequence
+
+    @property
+    def appended(self) -> datetime | None:
+        """When the fact at the position was appended to the log, where that is known."""
+        return self._mark.appended
+
+    def rewind(self, sequence: int) -> None:
+        """Set the position back to a sequence; what is stored stays."""
+        with self._writing:
+            self._connection.execute("UPDATE watermark SET sequence = $1", [sequence])
+            self._mark = self._mark._replace(sequence=sequence)
 
     def find(self, wanted: Wanted) -> Found:
         """What the record holds of what a batch will touch."""
-        _, next_memory, next_node = self._mark
+        _, next_memory, next_node, _ = self._mark
         commands = self._slots["jobs"].among(starmap(slot, wanted.commands))
         memories = self._slots["memories"].among(starmap(slot, wanted.memories))
         if not commands and not memories and not wanted.triples:
@@ -131,13 +155,13 @@ class Partition:
         """Write a batch and the new position in one transaction; on any error, nothing of it."""
         with self._writing:
             connection = self._connection
-            mark = (batch.sequence, batch.next_memory, batch.next_node)
+            mark = Mark(batch.sequence, batch.next_memory, batch.next_node, batch.appended)
             connection.begin()
             try:
                 _remove(connection, batch)
                 for table in TABLES:
                     self._append(table, batch.rows.get(table, ()))
-                connection.execute("UPDATE watermark SET sequence = $1, next_memory = $2, next_node = $3", list(mark))
+                connection.execute(MOVE, [*mark[:3], naive(mark.appended)])
                 connection.commit()
             except BaseException as error:
                 self._appenders.clear()
@@ -167,10 +191,15 @@ class Partition:
         appender.flush()
 
 
-def _mark(connection: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
-    """The position, and the next key of a memory and of a node."""
-    sequence, next_memory, next_node = connection.execute("FROM watermark").fetchall()[0]
-    return sequence, next_memory, next_node
+def _mark(connection: duckdb.DuckDBPyConnection) -> Mark:
+    query = "SELECT sequence, next_memory, next_node, appended FROM watermark"
+    sequence, next_memory, next_node, appended = connection.execute(query).fetchall()[0]
+    return Mark(sequence, next_memory, next_node, aware(appended))
+
+
+def naive(moment: datetime | None) -> datetime | None:
+    """A moment as DuckDB takes it, in UTC."""
+    return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def aware(moment: datetime | None) -> datetime | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from engram_contracts.errors import EngramError
@@ -37,6 +38,22 @@ class Handlers:
     async def usage_position(self) -> int:
         """The USAGE sequence up to which the ledger has counted."""
         return await self._ledger.position(USAGE.name)
+
+    async def log_appended(self) -> datetime | None:
+        """When the fact at the LOG's position was appended, where that is known."""
+        return await self._ledger.appended(LOG.name)
+
+    async def usage_appended(self) -> datetime | None:
+        """When what is at the USAGE stream's position was appended, where that is known."""
+        return await self._ledger.appended(USAGE.name)
+
+    async def rewind_log(self, sequence: int) -> None:
+        """Go on behind a sequence of the LOG, which has lost what was counted beyond it."""
+        await self._ledger.rewind(LOG.name, sequence)
+
+    async def rewind_usage(self, sequence: int) -> None:
+        """Go on behind a sequence of the USAGE stream, which has lost what was counted beyond it."""
+        await self._ledger.rewind(USAGE.name, sequence)
 
     async def get_usage(self, question: GetUsage) -> Usage:
         """A tenant's totals. `storage_bytes` is what the range added or took; without a range, what is stored.

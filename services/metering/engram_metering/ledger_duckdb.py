@@ -20,7 +20,7 @@ import duckdb
 
 from engram_contracts.errors import EngramError, Rejected, Unavailable
 from engram_contracts.questions import Meter
-from engram_contracts.topology import LOG, USAGE
+from engram_contracts.topology import LOG, USAGE, Stream
 from engram_metering.intake import Counted, CountedRequest, CountedUsage
 from engram_metering.tally import Charge, Key, Known, Tally, is_time_ordered, request_key, wanted
 from engram_runtime.service import Delivery
@@ -34,9 +34,10 @@ CREATE TABLE IF NOT EXISTS ledger (
 CREATE TABLE IF NOT EXISTS sizes (tenant VARCHAR, memory_id UUID, bytes BIGINT);
 CREATE TABLE IF NOT EXISTS applied (tenant VARCHAR, event_id UUID);
 CREATE TABLE IF NOT EXISTS positions (stream VARCHAR, sequence BIGINT);
+ALTER TABLE positions ADD COLUMN IF NOT EXISTS appended TIMESTAMP;
 """
 OPEN_POSITION = """
-INSERT INTO positions SELECT $stream, 0 WHERE NOT EXISTS (FROM positions WHERE stream = $stream)
+INSERT INTO positions (stream, sequence) SELECT $stream, 0 WHERE NOT EXISTS (FROM positions WHERE stream = $stream)
 """
 SIZES = """
 SELECT tenant, memory_id::VARCHAR, bytes FROM sizes WHERE memory_id IN (SELECT unnest($1::VARCHAR[])::UUID)
@@ -64,7 +65,8 @@ FROM (SELECT unnest($1::VARCHAR[]) AS t, unnest($2::VARCHAR[])::UUID AS id, unne
 WHERE memory_id = id AND tenant = t
 """
 NEW_APPLIED = "INSERT INTO applied SELECT unnest($1::VARCHAR[]), unnest($2::VARCHAR[])::UUID"
-MOVE = "UPDATE positions SET sequence = greatest(sequence, $1) WHERE stream = $2"
+MOVE = "UPDATE positions SET sequence = $1, appended = $2 WHERE stream = $3 AND sequence < $1"
+REWIND = "UPDATE positions SET sequence = $1 WHERE stream = $2"
 METERS = """
 SELECT strftime(day, '%Y-%m-%d'), meter, sum(amount)::BIGINT FROM ledger
 WHERE tenant = $tenant AND day BETWEEN $first AND $last AND ($meter IS NULL OR meter = $meter)
@@ -108,6 +110,14 @@ class DuckLedger:
         """See `Ledger.position`."""
         return await self._write(partial(self._position, stream))
 
+    async def appended(self, stream: str) -> datetime | None:
+        """See `Ledger.appended`."""
+        return await self._write(partial(self._appended, stream))
+
+    async def rewind(self, stream: str, sequence: int) -> None:
+        """See `Ledger.rewind`."""
+        await self._write(lambda: self._connection.execute(REWIND, [sequence, stream]))
+
     async def meters(self, tenant: str, first: date, last: date, *, meter: str | None) -> list[Meter]:
         """See `Ledger.meters`."""
         asked = {"tenant": tenant, "first": first, "last": last, "meter": meter}
@@ -142,7 +152,7 @@ class DuckLedger:
                 tally.add(fact)
             self._store_charges(tally.charges)
             self._store_state(tally, known)
-            self._connection.execute(MOVE, [facts[-1].sequence, LOG.name])
+            self._move(facts[-1], LOG)
 
     def _post_anew(self, facts: Sequence[Delivery[Counted]], removals: Sequence[tuple[str, list[object]]]) -> None:
         with self._transaction():
@@ -162,7 +172,7 @@ class DuckLedger:
                 tally.add_request(sequence, event)
             self._store_charges(tally.charges)
             self._store_state(tally, known)
-            self._connection.execute(MOVE, [batches[-1].sequence, USAGE.name])
+            self._move(batches[-1], USAGE)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -178,6 +188,15 @@ class DuckLedger:
     def _position(self, stream: str) -> int:
         row = self._connection.execute("SELECT sequence FROM positions WHERE stream = $1", [stream]).fetchone()
         return int(row[0]) if row else 0
+
+    def _appended(self, stream: str) -> datetime | None:
+        row = self._connection.execute("SELECT appended FROM positions WHERE stream = $1", [stream]).fetchone()
+        return row[0].replace(tzinfo=UTC) if row and row[0] else None
+
+    def _move(self, last: Delivery[Any], stream: Stream) -> None:
+        """Set the position to the last that was counted."""
+        appended = last.at.astimezone(UTC).replace(tzinfo=None)
+        self._connection.execute(MOVE, [last.sequence, appended, stream.name])
 
     def _known(self, facts: Sequence[Delivery[Counted]]) -> Known:
         keys = wanted(facts)

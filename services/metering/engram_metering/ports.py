@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Protocol
 
 from engram_contracts.questions import Meter
@@ -22,6 +22,12 @@ class Ledger(Protocol):
 
     async def position(self, stream: str) -> int:
         """The last sequence of a stream whose effects are stored; 0 for none."""
+
+    async def appended(self, stream: str) -> datetime | None:
+        """When the last of these was appended to the stream, where that is known."""
+
+    async def rewind(self, stream: str, sequence: int) -> None:
+        """Set the position back; what was counted stays counted."""
 
     async def meters(self, tenant: str, first: date, last: date, *, meter: str | None) -> list[Meter]:
         """A tenant's totals by day and meter, from `first` to `last` inclusive."""

@@ -23,10 +23,20 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     async with open_ledger(file, memory_mb=settings.metering.memory_mb) as ledger:
         handlers = Mender(ledger, bus)
         log = Following(
-            consumer=METERING_LOG, handler=handlers.facts, position=handlers.log_position, messages=intake.FACTS
+            consumer=METERING_LOG,
+            handler=handlers.facts,
+            position=handlers.log_position,
+            messages=intake.FACTS,
+            appended=handlers.log_appended,
+            rewind=handlers.rewind_log,
         )
         usage = Following(
-            consumer=METERING_USAGE, handler=handlers.usage, position=handlers.usage_position, messages=intake.USAGE
+            consumer=METERING_USAGE,
+            handler=handlers.usage,
+            position=handlers.usage_position,
+            messages=intake.USAGE,
+            appended=handlers.usage_appended,
+            rewind=handlers.rewind_usage,
         )
         yield Service(
             name="metering",

@@ -43,7 +43,16 @@ class Linker:
     async def position(self) -> int:
         """The LOG sequence up to which memories are linked; 0 for none, which begins with the oldest on the log."""
         value = await self._positions.get(POSITION)
-        return int(value) if value else 0
+        return int(value.split()[0]) if value else 0
+
+    async def appended(self) -> datetime | None:
+        """When the fact at the position was appended to the LOG, where that is known."""
+        _, _, text = (await self._positions.get(POSITION) or b"").partition(b" ")
+        return datetime.fromisoformat(text.decode()) if text else None
+
+    async def rewind(self, sequence: int) -> None:
+        """Go on behind a sequence of the LOG, which has lost what was linked beyond it."""
+        await self._positions.put(POSITION, str(sequence).encode())
 
     async def remembered(self, deliveries: Sequence[Delivery[Any]]) -> Sequence[Outcome]:
         """Link memories. A repeat appends nothing twice: a fact's id derives from the command's.
@@ -56,7 +65,8 @@ class Linker:
         if away is not None:
             await asyncio.sleep(min(away.retry_after or PAUSE, LONGEST_PAUSE))
             raise away
-        await self._positions.put(POSITION, str(deliveries[-1].sequence).encode())
+        last = deliveries[-1]
+        await self._positions.put(POSITION, f"{last.sequence} {last.at.isoformat()}".encode())
         self._linked.clear()
         return outcomes
 

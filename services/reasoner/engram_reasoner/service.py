@@ -45,6 +45,8 @@ def _following(linker: Linker) -> Following:
         handler=linker.remembered,
         position=linker.position,
         messages={Remembered.event: Remembered},
+        appended=linker.appended,
+        rewind=linker.rewind,
     )
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
@@ -21,6 +22,7 @@ from engram_contracts.errors import EngramError, Internal, Unavailable
 from engram_contracts.topology import SETTINGS, LogSubject
 from engram_runtime.appending import CORRELATION
 from engram_runtime.bus import Bus
+from engram_runtime.cuts import common_end
 from engram_runtime.delivery import Receipt
 from engram_runtime.pulling import Puller
 from engram_runtime.service import Delivery, Following, Outcome
@@ -39,8 +41,9 @@ SLICE = 32
 class Follower:
     """Follows one `Following` for a stage. `trouble` says why it stands still, or is `None`."""
 
-    def __init__(self, bus: Bus, jetstream: JetStreamContext, stage: str, following: Following) -> None:
+    def __init__(self, bus: Bus, client: Client, jetstream: JetStreamContext, stage: str, following: Following) -> None:
         self._bus = bus
+        self._client = client
         self._jetstream = jetstream
         self._stage = stage
         self._following = following
@@ -61,8 +64,7 @@ class Follower:
         """Set the consumer to one past the stored position; while that cannot be done, wait longer each time."""
         consumer = self._following.consumer
         try:
-            self._position = await self._following.position()
-            await self._check_log(consumer.stream.name)
+            self._position = await self._agreed(consumer.stream.name)
             await self._tries.begin(self._position, ahead=2 * consumer.max_ack_pending)
             await self._jetstream.reset_consumer(consumer.stream.name, consumer.name, self._position + 1)
         except (APIError, EngramError) as error:
@@ -70,14 +72,18 @@ class Follower:
             raise TimeoutError(self.trouble) from error
         self._expected = 1
 
-    async def _check_log(self, stream: str) -> None:
-        """Raise where the log ends before the stored position: it would be followed from a place that is not there."""
-        last = (await self._jetstream.stream_info(stream)).state.last_seq
-        if self._position > last:
-            raise Unavailable(
-                f"{self._stage} has applied {stream} up to {self._position}, but that ends at {last}: it was lost, or "
-                "begun anew; `engram rebuild log` has it go on behind what the stores hold"
-            )
+    async def _agreed(self, stream: str) -> int:
+        """The stored position; set back first where the log has lost what was applied of it."""
+        position = await self._following.position()
+        if not position:
+            return position
+        appended = await self._following.appended()
+        kept = await common_end(self._client, self._jetstream, stream, position=position, appended=appended)
+        if kept < position and self._following.rewind is not None:
+            log.error("log was cut", extra={"stage": self._stage, "stream": stream, "applied": position, "kept": kept})
+            await self._following.rewind(kept)
+            await self._tries.forget()
+        return kept
 
     async def handle(self, batch: Sequence[Msg]) -> None:
         """Apply a batch that continues the log; anything else begins the session anew."""

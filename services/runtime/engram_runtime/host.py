@@ -181,7 +181,7 @@ def _declare(
         bus.reconnected.append(puller.resume)
     followers = []
     for following in service.follows:
-        follower = Follower(bus, bus.jetstream, service.name, following)
+        follower = Follower(bus, bus.client, bus.jetstream, service.name, following)
         follower.puller = Puller(bus.client, following.consumer, follower.prepare)
         subscribe(bus.broker, follower.puller, follower.handle)
         bus.reconnected.append(follower.puller.resume)

@@ -56,6 +56,10 @@ class Taking:
     commands: tuple[type[Command], ...]
 
 
+async def _unknown() -> None:
+    """Nothing is known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Following:
     """A log that is followed strictly in order, from one past `position` on.
@@ -64,12 +68,18 @@ class Following:
     after every interruption. The handler stores the effects and the new position together; an outcome that is
     an error sends that one message to the dead letters, raising repeats the whole batch later. `facts` names
     the types the handler understands; others are skipped, but still move the position with their batch.
+
+    `appended` answers when the message at the position was appended to the log (`Delivery.at`), if that is known. With
+    it, a log that lost what was applied is noticed, also when it has grown beyond the position since; `rewind` then
+    sets the stored position back to where both agree.
     """
 
     consumer: Consumer
     handler: Follow
     position: Callable[[], Awaitable[int]]
     messages: dict[str, type[Message]]
+    appended: Callable[[], Awaitable[datetime | None]] = _unknown
+    rewind: Callable[[int], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -425,9 +425,8 @@ async def bury(
     """Write a message to the dead letters; its sequence there, or `None` when it could not be written."""
     receipt = Receipt.of(raw)
     headers = burial_headers(raw, stage=stage, stream=stream, receipt=receipt, attempt=attempt, why=why, error=error)
-    entry = Entry(
-        subject=dead_subject(stage, tenant), body=raw.data, id=f"{stage}-{stream}-{receipt.sequence}", headers=headers
-    )
+    identity = f"{stage}-{stream}-{receipt.sequence}-{receipt.at.timestamp():.6f}"
+    entry = Entry(subject=dead_subject(stage, tenant), body=raw.data, id=identity, headers=headers)
     outcome = (await bus.append([entry]))[0]
     if not isinstance(outcome, Appended):
         log.error("cannot bury", extra={"stage": stage, "sequence": receipt.sequence, "error": repr(outcome)})

@@ -84,6 +84,11 @@ class Tries:
         """Pass over a fact from now on."""
         await self._change(given_up=(*self._record.given_up, sequence))
 
+    async def forget(self) -> None:
+        """The log holds other facts under these numbers from now on."""
+        self._record = Record()
+        await self._keep()
+
     async def _change(self, **what: object) -> None:
         self._record = self._record.model_copy(update=what)
         await self._keep()

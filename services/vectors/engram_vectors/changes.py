@@ -3,6 +3,9 @@
 A fact no newer than what the index shows of its memory is a replay after a crash, in which anything written since
 the last flush may be torn. Its vectors are written again under the newer record; the facts that follow in the log
 bring the newer vectors. A newer fact of a command that has taken effect is a repeat and changes nothing.
+
+What is newer is told by sequences, but for a log that was cut (`engram_runtime.cuts`): where a number is taken for the
+second time, the fact was appended after the index wrote what it shows.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -95,7 +99,7 @@ class Fold:
             return refusal
         head = head_of(delivery.tenant, fact.memory_id)
         known = self._known(head)
-        if known is None or delivery.sequence < known.born:
+        if known is None or (delivery.sequence < known.born and not _is_newer(delivery, known)):
             return NotFound(f"the index holds no memory {fact.memory_id!r} to revise")
         if known.memory is None:
             return self._too_late(delivery, known, fact)
@@ -108,14 +112,14 @@ class Fold:
         return None
 
     def _too_late(self, delivery: Delivery[Fact], known: Entry, fact: Revised) -> Outcome:
-        if delivery.sequence < known.log_sequence:
+        if not _is_newer(delivery, known):
             return None
         return NotFound(f"memory {fact.memory_id!r} was forgotten and cannot be revised")
 
     def _renewed(self, delivery: Delivery[Fact], known: Entry, old: Memory, fact: Revised) -> Entry | None:
         """What to write: the entry with the changes made, as it is for a replay, nothing for a repeat."""
         memory = revised(old, fact)
-        if delivery.sequence <= known.log_sequence:
+        if not _is_newer(delivery, known):
             return known
         if _took_effect(fact, known):
             return None
@@ -126,7 +130,7 @@ class Fold:
     def _forget(self, delivery: Delivery[Fact], fact: Forgotten) -> Outcome:
         head = head_of(delivery.tenant, fact.memory_id)
         known = self._known(head)
-        if known is None or delivery.sequence > known.log_sequence:
+        if known is None or _is_newer(delivery, known):
             known = self._entry(delivery, None, (), known)
         self._drafts[head] = Draft(delivery.tenant, known.model_copy(update={"memory": None, "spans": ()}))
         return None
@@ -135,11 +139,11 @@ class Fold:
         """Count a verdict; of a memory that was forgotten, none is kept."""
         head = head_of(delivery.tenant, fact.memory_id)
         known = self._known(head)
-        if known is None or delivery.sequence < known.born:
+        if known is None or (delivery.sequence < known.born and not _is_newer(delivery, known)):
             return NotFound(f"the index holds no memory {fact.memory_id!r} to judge")
         if known.memory is None:
             return None
-        if delivery.sequence > known.log_sequence:
+        if _is_newer(delivery, known):
             if _took_effect(fact, known):
                 return None
             known = self._changed(delivery, known, known.memory.judged(fact.verdict))
@@ -152,6 +156,7 @@ class Fold:
             "memory": memory,
             "command": delivery.message.command,
             "log_sequence": delivery.sequence,
+            "born": min(known.born, delivery.sequence),
             "place": self._place(delivery.tenant, memory, known),
             "indexed_at": self._now,
             "earlier": _earlier(known),
@@ -169,7 +174,7 @@ class Fold:
             memory=memory,
             command=delivery.message.command,
             log_sequence=delivery.sequence,
-            born=known.born if known else delivery.sequence,
+            born=min(known.born, delivery.sequence) if known else delivery.sequence,
             indexed_at=self._now,
             spans=spans_of(chunks),
             reach=max(known.reach if known else 0, len(chunks)),
@@ -204,6 +209,13 @@ class Fold:
         if not embedding.chunks or not all(_is_sound(chunk, self._dimension) for chunk in embedding.chunks):
             return Rejected(f"the embedding does not hold vectors of {self._model!r}; send the command again")
         return None
+
+
+def _is_newer(delivery: Delivery[Any], known: Entry) -> bool:
+    """Whether a fact comes after the last one that changed its memory."""
+    if delivery.sequence > known.log_sequence:
+        return True
+    return delivery.at > known.indexed_at and not _took_effect(delivery.message, known)
 
 
 def _earlier(known: Entry) -> tuple[str, ...]:

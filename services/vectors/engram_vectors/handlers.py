@@ -27,7 +27,7 @@ from engram_vectors.changes import Fold, dimension_of, memory_of, session_of
 from engram_vectors.filters import session_among
 from engram_vectors.places import Places
 from engram_vectors.points import Changes, Entry, PointId, head_of
-from engram_vectors.ports import VectorIndex
+from engram_vectors.ports import Position, VectorIndex
 from engram_vectors.positions import Positions
 from engram_vectors.recalling import Recaller
 from engram_vectors.recent import Recent
@@ -112,7 +112,8 @@ class Handlers:
             return []
         await self._prepare(batch)
         outcomes, points = await self._write(batch)
-        await self._positions.advance(partition_of(batch[0].tenant), batch[-1].sequence, points=points)
+        reached = Position(batch[-1].sequence, batch[-1].at)
+        await self._positions.advance(partition_of(batch[0].tenant), reached, points=points)
         await self._announce([each for each, outcome in zip(batch, outcomes, strict=True) if outcome is None])
         return outcomes
 

@@ -84,6 +84,11 @@ class Mender(Handlers):
         async with self._locks[partition_of(batch[0].tenant)]:
             return await super().apply(batch)
 
+    async def rewind(self, partition: int, sequence: int) -> None:
+        """Go on behind a sequence of the log, which has lost what was applied beyond it."""
+        async with self._locks[partition]:
+            self._positions.rewind(partition, sequence)
+
     async def positions(self, _: IndexPositions) -> Reached:
         """How far in the log each partition is."""
         return Reached(positions={partition: self._positions.of(partition) for partition in range(PARTITIONS)})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 from engram_contracts.facts import SparseVector
 from engram_vectors.filters import Wanted
@@ -79,11 +80,18 @@ class VectorIndex(Protocol):
         """Have everything that was written on disk."""
 
 
-class PositionStore(Protocol):
-    """Keeps, per log partition, the sequence whose effects are on disk."""
+class Position(NamedTuple):
+    """How far in the log: the sequence (0 for none), and when the fact there was appended, where that is known."""
 
-    async def load(self, generation: str) -> dict[int, int]:
+    sequence: int
+    appended: datetime | None = None
+
+
+class PositionStore(Protocol):
+    """Keeps, per log partition, the position whose effects are on disk."""
+
+    async def load(self, generation: str) -> dict[int, Position]:
         """The positions kept for this generation of the index; none for a partition never kept."""
 
-    async def save(self, generation: str, positions: Mapping[int, int]) -> None:
+    async def save(self, generation: str, positions: Mapping[int, Position]) -> None:
         """Keep positions durably; a crash keeps the old or the new of each partition."""

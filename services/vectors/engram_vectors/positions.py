@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import datetime
 
-from engram_vectors.ports import PositionStore, VectorIndex
+from engram_vectors.ports import Position, PositionStore, VectorIndex
 
+NONE = Position(0)
 log = logging.getLogger(__name__)
 
 
@@ -25,7 +27,7 @@ class Positions:
         self._store = store
         self._every = every
         self._points = points
-        self._applied: dict[int, int] = {}
+        self._applied: dict[int, Position] = {}
         self._unsaved = 0
         self._dirty = asyncio.Event()
         self.trouble: str | None = None
@@ -37,11 +39,20 @@ class Positions:
 
     def of(self, partition: int) -> int:
         """The log sequence up to which a partition's facts are applied; 0 for none."""
-        return self._applied.get(partition, 0)
+        return self._applied.get(partition, NONE).sequence
 
-    async def advance(self, partition: int, sequence: int, *, points: int) -> None:
-        """Note that facts up to `sequence` are applied, with so many points written."""
-        self._applied[partition] = sequence
+    def appended(self, partition: int) -> datetime | None:
+        """When the fact at a partition's position was appended to the log, where that is known."""
+        return self._applied.get(partition, NONE).appended
+
+    def rewind(self, partition: int, sequence: int) -> None:
+        """Go on behind a sequence of the log, which has lost what was applied beyond it."""
+        self._applied[partition] = self._applied.get(partition, NONE)._replace(sequence=sequence)
+        self._dirty.set()
+
+    async def advance(self, partition: int, position: Position, *, points: int) -> None:
+        """Note that facts up to a position are applied, with so many points written."""
+        self._applied[partition] = position
         self._unsaved += points
         self._dirty.set()
         if self._unsaved >= self._points:

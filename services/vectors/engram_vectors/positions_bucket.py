@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from engram_runtime.bus import KeyValue
+from engram_vectors.ports import Position
+from engram_vectors.positions_file import moment
 
 
 class BucketPositions:
@@ -15,23 +17,23 @@ class BucketPositions:
         self._bucket = bucket
         self._partitions = partitions
 
-    async def load(self, generation: str) -> dict[int, int]:
+    async def load(self, generation: str) -> dict[int, Position]:
         """See `PositionStore.load`."""
-        found: dict[int, int] = {}
+        found: dict[int, Position] = {}
         for partition in self._partitions:
             value = await self._bucket.get(_key(partition))
             kept = json.loads(value) if value else None
             if kept and kept["generation"] == generation:
-                found[partition] = kept["sequence"]
+                found[partition] = Position(kept["sequence"], moment(kept.get("appended")))
         return found
 
-    async def save(self, generation: str, positions: Mapping[int, int]) -> None:
+    async def save(self, generation: str, positions: Mapping[int, Position]) -> None:
         """See `PositionStore.save`."""
-        for partition, sequence in positions.items():
+        for partition, position in positions.items():
             if partition in self._partitions:
-                await self._bucket.put(
-                    _key(partition), json.dumps({"generation": generation, "sequence": sequence}).encode()
-                )
+                time = position.appended.isoformat() if position.appended else None
+                kept = {"generation": generation, "sequence": position.sequence, "appended": time}
+                await self._bucket.put(_key(partition), json.dumps(kept).encode())
 
 
 def _key(partition: int) -> str:

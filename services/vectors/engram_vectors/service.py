@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
 
 from engram_contracts.auditing import DropStray, IndexPositions, ListIndexed, MendIndexed
 from engram_contracts.questions import CountIndexed, FindIndexed, Recall
 from engram_contracts.topology import SETTINGS, VECTORS_LOG
 from engram_runtime.bus import Bus
 from engram_runtime.service import Following, Service
-from engram_vectors.handlers import Handlers
 from engram_vectors.mending import FACTS, Mender, ScannedIndex
 from engram_vectors.ports import PositionStore, VectorIndex
 from engram_vectors.positions import Positions
@@ -25,6 +25,8 @@ from engram_vectors.speakers import Speakers
 from engram_vectors.turns import Turns
 
 ANSWERS_REMEMBERED = 500
+
+T = TypeVar("T")
 
 
 @contextlib.asynccontextmanager
@@ -82,17 +84,19 @@ async def _positions(index: VectorIndex, settings: Settings, bus: Bus) -> AsyncI
         await positions.save()
 
 
-def _following(partition: int, handlers: Handlers, positions: Positions) -> Following:
+def _following(partition: int, handlers: Mender, positions: Positions) -> Following:
     return Following(
         consumer=VECTORS_LOG[partition],
         handler=handlers.apply,
-        position=_position(partition, positions),
+        position=_told(positions.of, partition),
         messages=dict(FACTS),
+        appended=_told(positions.appended, partition),
+        rewind=lambda sequence: handlers.rewind(partition, sequence),
     )
 
 
-def _position(partition: int, positions: Positions) -> Callable[[], Awaitable[int]]:
-    async def position() -> int:
-        return positions.of(partition)
+def _told(tell: Callable[[int], T], partition: int) -> Callable[[], Awaitable[T]]:
+    async def told() -> T:
+        return tell(partition)
 
-    return position
+    return told

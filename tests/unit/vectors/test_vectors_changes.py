@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -307,3 +308,17 @@ def comparable(index: ToyIndex) -> dict[str, dict[str, Any]]:
         point: {name: value for name, value in payload.items() if value is not None}
         for point, payload in index.payloads.items()
     }
+
+
+def test_a_fact_on_the_number_of_a_lost_one_is_newer_than_what_the_index_shows() -> None:
+    index = ToyIndex()
+    apply(index, remembered(7, memory(1)), revised(9, 1, {"tags": ["lost"]}))
+    later = replace(revised(6, 1, {"tags": ["new"]}), at=NOW + timedelta(seconds=1))
+
+    outcomes = apply(index, later, replace(revised(8, 1, {"importance": 0.9}), at=later.at))
+
+    shown = entry(index, 1)
+    assert outcomes == [None, None]
+    assert shown.memory is not None
+    assert (shown.memory.tags, shown.memory.importance) == (("new",), 0.9)
+    assert (shown.born, shown.log_sequence) == (6, 8)

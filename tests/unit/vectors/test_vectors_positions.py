@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engram_contracts.errors import Unavailable
-from engram_vectors.ports import PositionStore
+from engram_vectors.ports import Position, PositionStore
 from engram_vectors.positions import Positions
 from engram_vectors.positions_bucket import BucketPositions
 from engram_vectors.positions_file import FilePositions
@@ -39,10 +39,10 @@ class Journal:
             raise Unavailable("the disk is full")
         self.events.append("flush")
 
-    async def load(self, generation: str) -> dict[int, int]:
-        return {3: 7}
+    async def load(self, generation: str) -> dict[int, Position]:
+        return {3: Position(7)}
 
-    async def save(self, generation: str, positions: Mapping[int, int]) -> None:
+    async def save(self, generation: str, positions: Mapping[int, Position]) -> None:
         self.events.append(dict(positions))
 
 
@@ -59,17 +59,17 @@ async def eventually(condition: Callable[[], bool]) -> None:
 async def test_a_store_keeps_the_last_positions_of_its_generation(store: PositionStore) -> None:
     assert await store.load("g") == {}
 
-    await store.save("g", {0: 5, 3: 8})
-    await store.save("g", {0: 6, 3: 8})
+    await store.save("g", {0: Position(5), 3: Position(8)})
+    await store.save("g", {0: Position(6), 3: Position(8)})
 
-    assert await store.load("g") == {0: 6, 3: 8}
+    assert await store.load("g") == {0: Position(6), 3: Position(8)}
     assert await store.load("another") == {}
 
 
 async def test_a_bucket_holds_the_partitions_of_other_replicas_untouched() -> None:
     bucket = MemoryBucket()
 
-    await BucketPositions(bucket, [1]).save("g", {1: 5, 2: 9})
+    await BucketPositions(bucket, [1]).save("g", {1: Position(5), 2: Position(9)})
 
     assert list(bucket.entries) == ["vectors.position.1"]
     assert await BucketPositions(bucket, [2]).load("g") == {}
@@ -79,11 +79,11 @@ async def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     file = tmp_path / "positions.json"
     store = FilePositions(file)
 
-    await store.save("g", {1: 2})
+    await store.save("g", {1: Position(2)})
     (tmp_path / "positions.json.new").write_text("torn")
-    await store.save("g", {1: 3})
+    await store.save("g", {1: Position(3)})
 
-    assert json.loads(file.read_text()) == {"generation": "g", "positions": {"1": 3}}
+    assert json.loads(file.read_text()) == {"generation": "g", "positions": {"1": 3}, "appended": {}}
     assert [each.name for each in tmp_path.iterdir()] == ["positions.json"]
 
 
@@ -92,34 +92,34 @@ async def test_what_is_applied_counts_at_once_and_is_kept_after_the_flush() -> N
     positions = kept_by(journal)
     await positions.load()
 
-    await positions.advance(3, 9, points=1)
+    await positions.advance(3, Position(9), points=1)
     before = list(journal.events)
     await positions.save()
 
     assert (positions.of(3), positions.of(4)) == (9, 0)
     assert before == []
-    assert journal.events == ["flush", {3: 9}]
+    assert journal.events == ["flush", {3: Position(9)}]
 
 
 async def test_many_points_are_saved_without_waiting() -> None:
     journal = Journal()
     positions = kept_by(journal, points=100)
 
-    await positions.advance(0, 1, points=60)
-    await positions.advance(0, 2, points=60)
+    await positions.advance(0, Position(1), points=60)
+    await positions.advance(0, Position(2), points=60)
 
-    assert journal.events == ["flush", {0: 2}]
+    assert journal.events == ["flush", {0: Position(2)}]
 
 
 async def test_nothing_new_is_nothing_to_save() -> None:
     journal = Journal()
     positions = kept_by(journal)
-    await positions.advance(0, 1, points=1)
+    await positions.advance(0, Position(1), points=1)
 
     await positions.save()
     await positions.save()
 
-    assert journal.events == ["flush", {0: 1}]
+    assert journal.events == ["flush", {0: Position(1)}]
 
 
 async def test_saving_goes_on_after_a_failure_which_is_told() -> None:
@@ -127,7 +127,7 @@ async def test_saving_goes_on_after_a_failure_which_is_told() -> None:
     positions = kept_by(journal)
     saving = asyncio.create_task(positions.keep_saving())
     journal.broken = True
-    await positions.advance(0, 1, points=1)
+    await positions.advance(0, Position(1), points=1)
 
     await eventually(lambda: positions.trouble is not None)
     told = positions.trouble
@@ -135,7 +135,7 @@ async def test_saving_goes_on_after_a_failure_which_is_told() -> None:
     await eventually(lambda: positions.trouble is None)
 
     assert told == "positions cannot be saved: the disk is full"
-    assert journal.events == ["flush", {0: 1}]
+    assert journal.events == ["flush", {0: Position(1)}]
     saving.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await saving
@@ -145,7 +145,7 @@ async def test_an_index_that_was_never_prepared_has_no_positions(store: Position
     positions = Positions(ToyIndex(model=None, generation=None), store)
 
     await positions.load()
-    await positions.advance(0, 4, points=0)
+    await positions.advance(0, Position(4), points=0)
     await positions.save()
 
     assert positions.of(0) == 4
