@@ -145,6 +145,18 @@ def work_subject(tenant: str, op: str, urgency: Urgency = "interactive") -> str:
     return f"engram.work.{lane_of(tenant, urgency)}.{op}.{tenant}"
 
 
+ARRIVING = "engram.in.>"
+"""What other systems send, on its way through the broker to a door (see `ArrivingSubject`)."""
+
+PING = "engram.ping"
+"""A door answers here to other systems, so that they can see whether they are let in."""
+
+
+def pinged_by(credential: str) -> str:
+    """Where a door gets a credential's ping: `engram.in.<credential>.ping`."""
+    return f"engram.in.{credential}.ping"
+
+
 def log_subject(tenant: str, event: str) -> str:
     """Where a fact is appended: `engram.log.<partition>.<tenant>.<event>`."""
     return f"engram.log.{partition_of(tenant)}.{tenant}.{event}"
@@ -217,6 +229,26 @@ class WorkSubject:
         """The parts; raises `ValueError` when the subject is not of WORK."""
         _, _, lane, op, tenant = subject.split(".")
         return cls(lane, op, tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivingSubject:
+    """Where a door gets what another system published to `engram.work.<lane>.<op>.<tenant>`.
+
+    The broker puts the credential's id in: `engram.in.<credential>.<lane>.<op>.<tenant>`. Nobody can send there
+    directly.
+    """
+
+    credential: str
+    lane: str
+    op: str
+    tenant: str
+
+    @classmethod
+    def parse(cls, subject: str) -> ArrivingSubject:
+        """The parts; raises `ValueError` when the subject is not one of these."""
+        _, _, credential, lane, op, tenant = subject.split(".")
+        return cls(credential, lane, op, tenant)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter, ValidationError
@@ -39,6 +39,7 @@ from engram_api.models import (
 from engram_api.reach import check_change, owned, reached, reaches, without_paths
 from engram_api.readiness import Readiness
 from engram_api.whereabouts import Sighting, Whereabouts
+from engram_api.withholding import without_private
 from engram_contracts.answers import AcceptedQuestion, Alive, Job, MemoryList, NodeList
 from engram_contracts.commands import (
     DropEdge,
@@ -55,7 +56,6 @@ from engram_contracts.errors import Conflict, NotFound, Rejected, Unavailable
 from engram_contracts.ids import JobId
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
 from engram_contracts.messages import Message
-from engram_contracts.private import without_private
 from engram_contracts.questions import (
     FindIndexed,
     FindPath,
@@ -69,7 +69,6 @@ from engram_contracts.questions import (
 )
 from engram_runtime.bus import Bus
 
-C = TypeVar("C", NewMemory, MemoryChanges)
 AnyCall = Call[Any, Any]
 
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -102,9 +101,9 @@ class Handlers(DeadLetterHandlers):
         now, body = datetime.now(UTC), call.body
         if isinstance(body, NewMemories):
             mine = [owned(memory, call.caller) for memory in body.memories]
-            kept = [_without_private(memory, f"memories.{n}.content") for n, memory in enumerate(mine)]
+            kept = [without_private(memory, f"memories.{n}.content") for n, memory in enumerate(mine)]
             return await self._acceptor.many(call, remembering(call, kept, now))
-        draft = remembering(call, [_without_private(owned(body, call.caller), "content")], now)[0]
+        draft = remembering(call, [without_private(owned(body, call.caller), "content")], now)[0]
         return await self._acceptor.change(call, draft)
 
     async def list_memories(self, call: Call[None, MemoriesQuery]) -> Answer:
@@ -138,7 +137,7 @@ class Handlers(DeadLetterHandlers):
         """Accept a change of a memory that is there."""
         if not call.body.model_fields_set:
             raise Rejected("the body changes nothing; send at least one field", field="body")
-        changes = _without_private(call.body, "content")
+        changes = without_private(call.body, "content")
         memory, _ = await self._find_memory(call)
         check_change(changes, call.caller)
         command = Revise.model_construct(
@@ -358,16 +357,6 @@ class Handlers(DeadLetterHandlers):
         if found is not None and reaches(call.caller, found.memory):
             return found.memory, (f"graph: {away.message}",) if away else ()
         raise away or NotFound(NO_MEMORY)
-
-
-def _without_private(said: C, field: str) -> C:
-    """The memory or change without what is marked private. Raises `Rejected` when nothing is left."""
-    if said.content is None or "<" not in said.content:
-        return said
-    kept = without_private(said.content)
-    if not kept.strip():
-        raise Rejected(f"{field}: nothing is left to remember outside of <private> blocks", field=field)
-    return said if kept == said.content else said.model_copy(update={"content": kept})
 
 
 def _memory_id(call: AnyCall) -> str:

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from engram_api.accepting import Acceptor
 from engram_api.admission import Admission
+from engram_api.arrivals import Arrivals, arriving
 from engram_api.committer import Committer
 from engram_api.door import Door
 from engram_api.gate import Gate
@@ -88,6 +89,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         )
         lines = Lines(total=serve.streams, each=serve.tenant_streams)
         door = Door(handlers, serve, gate=gate, admission=admission, usage=usage, repeats=repeats, lines=lines)
+        await stack.enter_async_context(arriving(bus, Arrivals(gate, admission, writer, usage, pepper)))
         await stack.enter_async_context(listening(door.application(), serve))
         await stack.enter_async_context(lines.looked_after())
         stack.callback(waits.close)

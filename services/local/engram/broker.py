@@ -1,4 +1,4 @@
-"""The embedded broker: its binary, its configuration, its password."""
+"""The embedded broker: its binary, its configuration, its password, and who else it lets in."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engram_contracts.errors import Rejected
+from engram_runtime.credentials import ACCOUNT, Credentials, own_account
 from engram_runtime.settings import Durability
 
 SYNC: dict[Durability, str] = {"power": "always", "second": "1s", "process": "2m"}
@@ -66,10 +67,15 @@ def answers(folder: Path, port: int) -> bool:
         return False
 
 
-def configure(folder: Path, *, port: int, durability: Durability) -> Path:
-    """Write the broker's configuration, and keep the port for the next run; the configuration's path."""
+def configure(folder: Path, credentials: Credentials, *, port: int, durability: Durability) -> Path:
+    """Write the broker's configuration, and keep the port for the next run; the configuration's path.
+
+    Streams of a release that knew no accounts are taken along.
+    """
     file = folder / "nats.conf"
     folder.mkdir(parents=True, exist_ok=True)
+    _take_along(folder / "jetstream" / "jetstream")
+    credentials.configure()
     (folder / "port").write_text(str(port))
     file.touch(mode=0o600)
     file.write_text(
@@ -78,14 +84,27 @@ host: "127.0.0.1"
 port: {port}
 max_payload: 4MB
 max_pending: 256MB
-authorization {{ user: {USER}, password: "{password(folder)}" }}
+accounts {{
+  {own_account(USER, password(folder))}
+  include "accounts.conf"
+}}
 jetstream {{
-  store_dir: {json.dumps(str(folder / "jetstream"), ensure_ascii=False)}
+  store_dir: {_quoted(folder / "jetstream")}
   sync_interval: {SYNC[durability]}
 }}
 """
     )
     return file
+
+
+def _take_along(store: Path) -> None:
+    """Move what lies in the broker's nameless account to that of Engram's processes."""
+    if (store / "$G").exists() and not (store / ACCOUNT).exists():
+        (store / "$G").rename(store / ACCOUNT)
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def any_port() -> int:

@@ -25,6 +25,7 @@ from engram.processes import Child, program
 from engram.settings import Settings
 from engram.watchdog import Watchdog
 from engram_contracts.errors import Conflict, Rejected, Unavailable
+from engram_runtime.credentials import Credentials
 
 ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering", "recovery", "api")
 """Start order of the services; they stop the other way round."""
@@ -37,6 +38,7 @@ BEHIND = {"graph": 10, "metering": 15}
 
 PRELOADED = ("engram_runtime.host", "engram_contracts.topology")
 BACKLOG = 1_024
+LOOK_SECONDS = 0.5
 LOCK_SECONDS = 3.0
 BROKER_SECONDS = 30.0
 READY_SECONDS = 60.0
@@ -68,6 +70,8 @@ class Supervisor:
         self._lock: IO[str] | None = None
         self._told: signal.Signals | None = None
         self._watchdog = Watchdog()
+        self._credentials = Credentials(self._data / "nats")
+        self._tellings = 0
         self._complaints = Complaints(self._log("nats"), self._data)
         self._asked_to_restart = False
         self._restarts: dict[str, Any] = {"count": 0, "failed": None}
@@ -86,9 +90,10 @@ class Supervisor:
             if self._told is None:
                 self._tell(f"ready on {self.url} after {time.monotonic() - began:.1f} s")
             while self._told is None:
-                self._watch(1.0)
+                self._watch(LOOK_SECONDS)
                 self._end_what_stands_still()
                 self._have_the_broker_write_again()
+                self._tell_the_broker_who_may_come_in()
                 if self._asked_to_restart:
                     self._restart_all()
             self._tell("draining")
@@ -114,7 +119,7 @@ class Supervisor:
             return
         folder = self._data / "nats"
         for port in broker.ports(folder):
-            config = broker.configure(folder, port=port, durability=self._settings.durability)
+            config = broker.configure(folder, self._credentials, port=port, durability=self._settings.durability)
             child = Child("nats", program(broker.binary(), "-c", str(config)), self._log("nats"))
             child.start()
             if self._listens(child, folder, port):
@@ -314,6 +319,19 @@ class Supervisor:
             if child.name == "nats" and self._complaints.mendable(time.monotonic()):
                 self._tell("the broker could not write; it is started anew")
                 child.tell(signal.SIGTERM)
+
+    def _tell_the_broker_who_may_come_in(self) -> None:
+        """Credentials that were issued or revoked since it was told; connections that may stay, stay.
+
+        It is told twice: what a new account imports counts (nats-server 2.15) when the account is not new any more.
+        """
+        if self._credentials.changed():
+            self._credentials.configure()
+            self._tellings = 2
+        for child in self._children if self._tellings else ():
+            if child.name == "nats":
+                child.tell(signal.SIGHUP)
+        self._tellings = max(self._tellings - 1, 0)
 
     def _beat(self, child: Child) -> tuple[int, float] | None:
         """Its process id and its last sign of life; `None` of one that has not shown any yet, and of the broker."""

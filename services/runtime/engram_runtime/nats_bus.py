@@ -197,6 +197,35 @@ class NatsBus:
             with contextlib.suppress(NatsError):
                 await subscription.unsubscribe()
 
+    @contextlib.asynccontextmanager
+    async def receiving(
+        self, pattern: str, queue: str, receive: Callable[[str, bytes], Awaitable[bytes]]
+    ) -> AsyncIterator[None]:
+        """Answer each message of a pattern, as one of a queue group, with what `receive` makes of it.
+
+        Leaving the context takes no more of them, and finishes what was begun.
+        """
+        running: set[asyncio.Task[None]] = set()
+
+        async def answer(message: Msg) -> None:
+            said = await receive(message.subject, message.data)
+            if message.reply:
+                with contextlib.suppress(NatsError):
+                    await self.client.publish(message.reply, said)
+
+        async def begin(message: Msg) -> None:
+            task = asyncio.create_task(answer(message))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+        subscription = await self.client.subscribe(pattern, queue=queue, cb=begin)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(NatsError):
+                await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
+            await asyncio.gather(*running, return_exceptions=True)
+
     def bucket(self, bucket: Bucket) -> KeyValue:
         """See `Bus.bucket`."""
         return NatsKeyValue(self.jetstream, bucket)
