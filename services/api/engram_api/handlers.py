@@ -38,6 +38,7 @@ from engram_api.models import (
 )
 from engram_api.reach import check_change, owned, reached, reaches, without_paths
 from engram_api.readiness import Readiness
+from engram_api.targets import targets
 from engram_api.whereabouts import Sighting, Whereabouts
 from engram_api.withholding import without_private
 from engram_contracts.answers import AcceptedQuestion, Alive, Job, MemoryList, NodeList
@@ -71,6 +72,7 @@ from engram_runtime.bus import Bus
 
 AnyCall = Call[Any, Any]
 
+PING_SECONDS = 0.5
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NODE_ID: TypeAdapter[str] = TypeAdapter(NodeId)
 CANCELLABLE = ("accepted", "retrying")
@@ -337,6 +339,11 @@ class Handlers(DeadLetterHandlers):
     async def docs_file(self, call: AnyCall) -> Answer:
         """What that page is made of."""
         return self._documents.file(call.path["name"])
+
+    async def metrics_targets(self, _: AnyCall) -> Answer:
+        """Where Prometheus finds the metrics of every process, in the form of its HTTP service discovery."""
+        found = await self._bus.ping_all(within=PING_SECONDS)
+        return Answer(data=Page(targets(found), "application/json"))
 
     async def _find_memory(self, call: AnyCall) -> tuple[Memory, tuple[str, ...]]:
         """A memory within the caller's reach, and the parts that could not help. `NotFound` when no part has it.

@@ -253,6 +253,10 @@ OPERATIONS: tuple[Operation, ...] = (
         name="docs_file", method="GET", path="/docs/{name}", permission="public",
         summary="A file of that page.", answer=None, media="text/javascript",
     ),
+    Operation(
+        name="metrics_targets", method="GET", path="/metrics/targets", permission="metrics",
+        summary="Where the metrics of every process are, for Prometheus' HTTP service discovery.", answer=None,
+    ),
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from engram_contracts.errors import EngramError, Unavailable
 from engram_contracts.ids import partition_of
 from engram_graph.store_duckdb import Partition
+from engram_runtime.telemetry import OPEN_FAILURES
 from engram_runtime.tracing import traced
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class Partitions:
             )
         except EngramError as error:
             self.trouble[number] = error.message
+            OPEN_FAILURES.labels("record").inc()
             raise
         self.trouble.pop(number, None)
         return opened

@@ -24,6 +24,7 @@ from engram_contracts.topology import LOG, USAGE, Stream
 from engram_metering.intake import Counted, CountedRequest, CountedUsage
 from engram_metering.tally import Charge, Key, Known, Tally, is_time_ordered, request_key, wanted
 from engram_runtime.service import Delivery
+from engram_runtime.telemetry import OPEN_FAILURES
 from engram_runtime.tracing import traced
 
 T = TypeVar("T")
@@ -241,6 +242,7 @@ def _connect(file: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
         for stream in (LOG, USAGE):
             connection.execute(OPEN_POSITION, {"stream": stream.name})
     except duckdb.IOException as error:
+        OPEN_FAILURES.labels("ledger").inc()
         raise Unavailable(_why_closed(file, error)) from error
     return connection
 

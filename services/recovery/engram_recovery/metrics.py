@@ -1,4 +1,4 @@
-"""What Prometheus is told of the dead letters."""
+"""What Prometheus is told of the dead letters, and of what waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 
 from engram_contracts.errors import Unavailable
 from engram_contracts.recovery import SYSTEM
-from engram_contracts.topology import DEAD, dead_pattern
+from engram_contracts.topology import DEAD, STREAMS, dead_pattern
+from engram_recovery.queues import measure
 from engram_runtime.bus import Bus
 
 REPLAYS_ENDED = Counter("engram_replays_total", "Replays that ended.", ["state"])
@@ -42,7 +43,7 @@ class DeadLetterGauge(Collector):
 
 @contextlib.asynccontextmanager
 async def counting(bus: Bus, *, every: float) -> AsyncIterator[None]:
-    """Keep the gauge up to date while the context is open."""
+    """Keep the gauges up to date while the context is open."""
     gauge = DeadLetterGauge()
     REGISTRY.register(gauge)
     task = asyncio.create_task(_count(bus, gauge, every))
@@ -57,6 +58,7 @@ async def _count(bus: Bus, gauge: DeadLetterGauge, every: float) -> None:
     archive = bus.archive(DEAD)
     while True:
         with contextlib.suppress(Unavailable):
+            await measure(bus, STREAMS)
             gauge.by_stage = counted(await archive.subjects(dead_pattern(SYSTEM)), gauge.by_stage)
         await asyncio.sleep(every)
 

@@ -162,5 +162,11 @@ class Bus(Protocol):
     async def backlog(self, consumer: Consumer) -> Backlog:
         """What a consumer has before it. Raises `Unavailable` when that cannot be told."""
 
+    async def backlogs(self, stream: Stream) -> dict[str, Backlog]:
+        """What each consumer of a stream has before it, by name. Raises `Unavailable` when that cannot be told."""
+
+    async def ping_all(self, *, within: float) -> list[Pong]:
+        """Every instance of every service that answers `within` so many seconds."""
+
     def archive(self, stream: Stream) -> Archive:
         """A stream, to be looked through."""

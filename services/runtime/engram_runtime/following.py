@@ -27,7 +27,7 @@ from engram_runtime.delivery import Receipt
 from engram_runtime.pulling import Puller
 from engram_runtime.service import Delivery, Following, Outcome
 from engram_runtime.taking import ACK, bury, decode
-from engram_runtime.telemetry import HANDLED, HANDLING
+from engram_runtime.telemetry import HANDLED, HANDLING, waited
 from engram_runtime.tracing import TRACEPARENT, processing
 from engram_runtime.tries import MOST, Tries
 
@@ -92,6 +92,7 @@ class Follower:
             self.puller.restart()
             return
         self._since = time.monotonic()
+        waited(self._stage, receipts[0].at)
         try:
             await (self._apply_carefully if self._tries.careful else self._apply)(batch, receipts)
         except Exception as error:

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo
 from nats.js.errors import (
     APIError,
     BucketNotFoundError,
@@ -54,6 +55,9 @@ ASK_AGAIN_SECONDS = 0.02
 MISSING_SECONDS = 3.0
 """So long after a service was first missed it may be one that is started again; later, it is away."""
 
+
+PAGE = 256
+"""So many consumers the server lists at once."""
 
 NOT_THERE = (NoStreamResponseError, ServiceUnavailableError)
 """Nobody took what was sent, so that it can be sent again whatever it is."""
@@ -116,7 +120,7 @@ class NatsBus:
         return Pong.model_validate_json(await self._request(rpc_subject(service, "ping"), b"", within))
 
     async def ping_all(self, *, within: float) -> list[Pong]:
-        """Every instance of every service that answers `within` so many seconds."""
+        """See `Bus.ping_all`."""
         inbox = self.client.new_inbox()
         answers: list[Pong] = []
 
@@ -255,14 +259,30 @@ class NatsBus:
             info = await self.jetstream.consumer_info(consumer.stream.name, consumer.name)
         except (APIError, NatsError, TimeoutError) as error:
             raise Unavailable(f"consumer {consumer.name} cannot be read: {error}", retry_after=1.0) from error
-        in_hand = info.num_ack_pending or 0
-        delivered = info.delivered.consumer_seq if info.delivered else 0
-        floor = info.ack_floor.stream_seq if info.ack_floor else 0
-        return Backlog(depth=(info.num_pending or 0) + in_hand, settled=delivered - in_hand, floor=floor)
+        return _backlog(info)
+
+    async def backlogs(self, stream: Stream) -> dict[str, Backlog]:
+        """See `Bus.backlogs`."""
+        found: dict[str, Backlog] = {}
+        try:
+            while page := await self.jetstream.consumers_info(stream.name, offset=len(found)):
+                found.update((info.name, _backlog(info)) for info in page)
+                if len(page) < PAGE:
+                    break
+        except (APIError, NatsError, TimeoutError) as error:
+            raise Unavailable(f"stream {stream.name} cannot be read: {error}", retry_after=1.0) from error
+        return found
 
     def archive(self, stream: Stream) -> Archive:
         """See `Bus.archive`."""
         return NatsArchive(self.client, self.jetstream, stream)
+
+
+def _backlog(info: ConsumerInfo) -> Backlog:
+    in_hand = info.num_ack_pending or 0
+    delivered = info.delivered.consumer_seq if info.delivered else 0
+    floor = info.ack_floor.stream_seq if info.ack_floor else 0
+    return Backlog(depth=(info.num_pending or 0) + in_hand, settled=delivered - in_hand, floor=floor)
 
 
 class NatsKeyValue:

@@ -39,7 +39,7 @@ from engram_runtime.delivery import (
 )
 from engram_runtime.mirror import ended
 from engram_runtime.service import Delivery, Outcome, Taking
-from engram_runtime.telemetry import BURIED, ENDED, HANDLED, HANDLING, RETRIED
+from engram_runtime.telemetry import BURIED, ENDED, HANDLED, HANDLING, RETRIED, waited
 from engram_runtime.tracing import TRACEPARENT, processing
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class Taker:
     async def handle(self, batch: Sequence[Msg]) -> None:
         """Handle and settle every message of the batch."""
         held = [self._decode(message) for message in batch]
+        waited(self._stage, held[0].receipt.at)
         async with _kept_alive(batch, self._taking.consumer.ack_wait):
             fresh = [item for item in held if item.receipt.delivered == 1]
             if fresh:

@@ -19,6 +19,10 @@ RETRIED = Counter("engram_messages_retried_total", "Tries that failed and will b
 ENDED = Counter("engram_messages_ended_total", "Messages cancelled, or past their deadline.", ["stage", "state"])
 BURIED = Counter("engram_dead_letters_total", "Messages written to the dead letters.", ["stage"])
 HELD = Gauge("engram_breaker_open", "1 while work is held because a dependency is away.", ["stage"])
+OPEN_FAILURES = Counter("engram_store_open_failures_total", "Times that a store could not be opened.", ["store"])
+WAITED = Histogram(
+    "engram_wait_seconds", "Time the first message of a batch waited for its handling.", ["stage"], buckets=BUCKETS
+)
 HANDLING = Histogram("engram_batch_seconds", "Time a handler took for a batch.", ["stage"], buckets=BUCKETS)
 ANSWERING = Histogram(
     "engram_answer_seconds", "Time an answer to a question took.", ["service", "verb"], buckets=BUCKETS
@@ -65,6 +69,11 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def waited(stage: str, since: datetime) -> None:
+    """Note how long the first message of a batch waited; clocks of two machines may differ a little."""
+    WAITED.labels(stage).observe(max((datetime.now(UTC) - since).total_seconds(), 0.0))
 
 
 def log_to_stderr(service: str, level: str) -> None:
