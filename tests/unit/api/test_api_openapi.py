@@ -16,6 +16,8 @@ from engram_api.routes import OPERATIONS, Operation
 from engram_contracts.errors import FAMILY
 
 WHOLE: dict[str, Any] = json.loads(document(OPERATIONS, version="0.1.0"))
+BARE = ("/openapi.json", "/metrics/targets")
+"""JSON of a form that others have fixed."""
 EVERY = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 
 
@@ -48,7 +50,7 @@ def test_every_route_says_what_it_does_what_it_asks_and_what_it_answers(operatio
 
     assert said["operationId"] == operation.name and said["summary"].endswith(".")
     assert said["x-permission"] == operation.permission
-    assert operation.answer is not None or operation.media != "application/json" or operation.path == "/openapi.json"
+    assert operation.answer is not None or operation.media != "application/json" or operation.path in BARE
     assert {int(status) for status in said["responses"]} >= {operation.status, *operation.also, 500}
 
 
