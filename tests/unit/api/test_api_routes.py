@@ -30,7 +30,7 @@ def test_only_health_metrics_and_the_documents_are_open() -> None:
     documents = {"/openapi.json", "/docs", "/docs/{name}"}
 
     assert {one.path for one in OPERATIONS if one.permission in OPEN} == {
-        "/health", "/health/ready", "/metrics", *documents,
+        "/health", "/health/ready", "/metrics", "/metrics/targets", *documents,
     }  # fmt: skip
 
 
