@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from engram_contracts.ids import new_id
 from engram_contracts.topology import WORK
 from support.door import DoorUnderTest, open_door
 from support.servers import nats_server
+
+SOME_ID = "01a1fe26-baa2-7803-9a9f-123dc58afb1b"
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +90,14 @@ async def test_a_body_past_the_limit_is_refused_however_it_is_sent(door: DoorUnd
         ("GET", "/v1/memories?limit=0", "limit"),
         ("GET", "/v1/memories?limit=1&limit=2", "limit"),
         ("GET", "/v1/memories?tenant=other", "tenant"),
-        ("GET", f"/v1/memories/{new_id()}?wait=done", "wait"),
+        ("GET", f"/v1/memories/{SOME_ID}?wait=done", "wait"),
         ("GET", "/v1/graph/nodes?cursor=made-up", "cursor"),
         ("GET", "/v1/graph/nodes/no-node", "id"),
         ("GET", "/v1/graph/neighbours", "node"),
         ("GET", "/v1/graph/neighbours?node=a:b&hops=4", "hops"),
         ("GET", "/v1/graph/path?source=a:b", "target"),
         ("DELETE", "/v1/graph/edges?source=a:b&type=knows", "target"),
-        ("DELETE", f"/v1/memories/{new_id()}?wait=soon", "wait"),
+        ("DELETE", f"/v1/memories/{SOME_ID}?wait=soon", "wait"),
         ("GET", "/v1/usage?since=yesterday", "since"),
     ],
 )
