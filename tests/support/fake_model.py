@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -34,7 +35,8 @@ class Reply:
     `truncate` ends the stream in the middle, `reset` cuts the connection at once, `no end mark` and `no finish` leave
     out `[DONE]` and the reason to stop, `rubbish lines` come between the chunks, `broken chunk` is half a chunk in the
     middle, `error in stream` says in a chunk that it is overloaded, `web page` is HTML with status 200, `bad json` a
-    broken body, `empty` an answer of no text, `whole` a plain body where a stream was asked for.
+    broken body, `empty` an answer of no text, `whole` a plain body where a stream was asked for. `between` chunks so
+    many seconds pass.
     """
 
     text: str | Callable[[dict[str, Any]], str] = "I know this [1]."
@@ -44,6 +46,7 @@ class Reply:
     ill: Ill | None = None
     usage: tuple[int, int] | None = (100, 20)
     finish: str = "stop"
+    between: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class FakeModel:
     script: deque[Reply] = field(default_factory=deque)
     calls: list[Call] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    spoke_at: list[float] = field(default_factory=list)
+    """When each answer began, by the monotonic clock."""
+    hung_up: int = 0
+    """How many callers left before their answer was over."""
 
     def then(self, *replies: Reply) -> None:
         """Add steps to the script."""
@@ -100,7 +107,7 @@ class FakeModel:
                 if reply.ill == "truncate":
                     return await _cut(request, response)
                 await response.write(_illness(reply))
-            await response.write(_event(_chunk(body["model"], {"delta": {"content": piece}, "finish_reason": None})))
+            await self._say(response, number, _chunk(body["model"], _delta(piece)), between=reply.between)
         if reply.ill != "no finish":
             await response.write(_event(_chunk(body["model"], {"delta": {}, "finish_reason": reply.finish})))
         if reply.usage and body.get("stream_options", {}).get("include_usage"):
@@ -109,6 +116,17 @@ class FakeModel:
             await response.write(b"data: [DONE]\r\n\r\n")
         await response.write_eof()
         return response
+
+    async def _say(self, response: web.StreamResponse, number: int, chunk: dict[str, Any], *, between: float) -> None:
+        if number == 0:
+            self.spoke_at.append(time.monotonic())
+        elif between:
+            await asyncio.sleep(between)
+        try:
+            await response.write(_event(chunk))
+        except ConnectionError:
+            self.hung_up += 1
+            raise
 
 
 @asynccontextmanager
@@ -159,6 +177,10 @@ def _whole(text: str, reply: Reply, model: str) -> dict[str, Any]:
 
 def _chunk(model: str, *choices: dict[str, Any]) -> dict[str, Any]:
     return {"id": "1", "object": "chat.completion.chunk", "model": model, "choices": list(choices)}
+
+
+def _delta(piece: str) -> dict[str, Any]:
+    return {"delta": {"content": piece}, "finish_reason": None}
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -70,6 +70,13 @@ class Acceptor:
                 await self._await_thought(call, draft.id, wait, repeated=outcome.duplicate)
         return self._job(call, draft, outcome), wait.thought
 
+    async def streamed(self, call: AnyCall, draft: Draft) -> tuple[str, bool]:
+        """Write a question; its job, and whether it was written before. Raises its refusal."""
+        outcome = (await self._writer.write(call, [draft]))[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return self._job(call, draft, outcome), outcome.duplicate
+
     async def unseen(self, tenant: str, commands: Sequence[str], seconds: float) -> list[str]:
         """Those of the commands whose effect the index does not show after so many seconds at most."""
         return await self._waits.unseen(tenant, commands, seconds)

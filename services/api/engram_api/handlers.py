@@ -38,7 +38,9 @@ from engram_api.models import (
 )
 from engram_api.reach import check_change, owned, reached, reaches, without_paths
 from engram_api.readiness import Readiness
+from engram_api.talks import Ear, JobTalk, ThinkTalk
 from engram_api.targets import targets
+from engram_api.waits import Waits
 from engram_api.whereabouts import Sighting, Whereabouts
 from engram_api.withholding import without_private
 from engram_contracts.answers import AcceptedQuestion, Alive, Job, MemoryList, NodeList
@@ -88,6 +90,7 @@ class Handlers(DeadLetterHandlers):
         acceptor: Acceptor,
         whereabouts: Whereabouts,
         readiness: Readiness,
+        waits: Waits,
         *,
         ask_seconds: float,
         pepper: bytes,
@@ -97,6 +100,7 @@ class Handlers(DeadLetterHandlers):
         self._whereabouts = whereabouts
         self._readiness = readiness
         self._documents = Documents()
+        self._waits = waits
 
     async def remember(self, call: Call[NewMemory | NewMemories, WaitQuery]) -> Answer:
         """Accept one memory, or many."""
@@ -215,12 +219,27 @@ class Handlers(DeadLetterHandlers):
             question=body.question, limit=body.limit, filters=call.caller.narrowed(body.filters), model=body.model,
             deadline=_deadline(call.deadline, body.deadline_ms),
         )  # fmt: skip
+        if call.streamed:
+            return await self._streamed(call, command)
         name, thought = await self._acceptor.question(call, Draft.of(command))
         headers = {"Location": f"/v1/jobs/{name}"}
         if thought is None:
             return Answer(data=AcceptedQuestion(job=name), status=202, headers=headers)
         meta = {"took_ms": _milliseconds(started), **_degraded(thought.degraded)}
         return Answer(data=thoughts(name, thought), meta=meta, headers=headers)
+
+    async def _streamed(self, call: AnyCall, command: Think) -> Answer:
+        """Accept a question whose answer is told as it is made; it is listened for before it is asked."""
+        ear = Ear(self._bus, self._waits, call.caller.tenant, command.id)
+        try:
+            await ear.open()
+            name, repeated = await self._acceptor.streamed(call, Draft.of(command))
+        except BaseException:
+            await ear.close()
+            raise
+        talk = ThinkTalk(ear, self._whereabouts, job_id=name, question=command.question, repeated=repeated)
+        headers = {"Location": f"/v1/jobs/{name}"}
+        return Answer(data=AcceptedQuestion(job=name), status=202, headers=headers, stream=talk)
 
     async def list_nodes(self, call: Call[None, NodesQuery]) -> Answer:
         """One page of a tenant's nodes."""
@@ -288,6 +307,18 @@ class Handlers(DeadLetterHandlers):
         """How far a command has come, and how it got there."""
         told, seen = await self._job(call)
         return Answer(data=told, meta=_degraded(seen.degraded))
+
+    async def follow_job(self, call: Call[None, NoQuery]) -> Answer:
+        """Tell how a command comes along, as it happens."""
+        named = self._job_id(call)
+        ear = Ear(self._bus, self._waits, call.caller.tenant, named.command)
+        try:
+            await ear.open()
+            told, _ = await self._job(call)
+        except BaseException:
+            await ear.close()
+            raise
+        return Answer(data=told, stream=JobTalk(ear, self._whereabouts, named=named, told=told))
 
     async def cancel_job(self, call: Call[None, NoQuery]) -> Answer:
         """Mark a command that has no effect yet as cancelled; workers honour the mark before they handle it."""

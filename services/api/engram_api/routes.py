@@ -53,6 +53,7 @@ from engram_contracts.answers import (
     Ready,
     Thoughts,
 )  # fmt: skip
+from engram_contracts.live import JOB_EVENTS, THINK_EVENTS
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
 from engram_contracts.questions import History, Neighbourhood, NodeDetail, Path, Usage
 from engram_contracts.recovery import DeadDetail, DeadGroups, Dropped, ReplayPage, ReplayStatus
@@ -138,7 +139,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="think", method="POST", path="/v1/think", permission="think",
         summary="Answer a question from memories, with citations.",
-        body=ThinkBody, answer=Thoughts, also={202: AcceptedQuestion},
+        body=ThinkBody, answer=Thoughts, also={202: AcceptedQuestion}, events=THINK_EVENTS,
     ),
     Operation(
         name="list_nodes", method="GET", path="/v1/graph/nodes", permission="graph:read",
@@ -179,6 +180,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="get_job", method="GET", path="/v1/jobs/{id}", permission="jobs:read",
         summary="Show how far an accepted command has come.", answer=Job,
+    ),
+    Operation(
+        name="follow_job", method="GET", path="/v1/jobs/{id}/events", permission="jobs:read",
+        summary="Tell how an accepted command comes along, as it happens.", answer=None, events=JOB_EVENTS,
     ),
     Operation(
         name="cancel_job", method="DELETE", path="/v1/jobs/{id}", permission="jobs:write",

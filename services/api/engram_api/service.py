@@ -81,6 +81,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             Acceptor(writer, waits, serve, pepper),
             whereabouts,
             Readiness(bus, keyring.check),
+            waits,
             ask_seconds=serve.ask_seconds,
             pepper=pepper,
         )

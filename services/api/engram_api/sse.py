@@ -81,6 +81,5 @@ async def _finished(response: web.StreamResponse, line: Line, outlet: Outlet) ->
     if end.error is not None:
         refusal = Refusal(code=end.error.code, message=end.error.message)
         line.transport.write(outlet.frame("error", refusal.encode(), None))
-    response.force_close()
     with contextlib.suppress(ConnectionError):
         await response.write_eof()

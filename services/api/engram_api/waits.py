@@ -139,6 +139,14 @@ class Waits:
         async with self._thinking.listen(tenant, [command], wait.told), self._counted(wait):
             yield wait
 
+    @contextlib.asynccontextmanager
+    async def told(
+        self, tenant: str, command: str, told: Callable[[str, Progress | Thinking], None]
+    ) -> AsyncIterator[None]:
+        """Have `told` called with everything that is announced of a command, while the context is open."""
+        async with self._progress.listen(tenant, [command], told), self._thinking.listen(tenant, [command], told):
+            yield
+
     async def look_for_progress(self, tenant: str, wait: ProgressWait) -> None:
         """Ask the parts about the first commands still waited for."""
         left = wait.left()[:RECHECKED_AT_ONCE]

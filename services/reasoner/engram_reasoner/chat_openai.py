@@ -165,7 +165,19 @@ class OpenAIChat:
             raise Internal(f"the model at {self._host} sent no answer")
         if draft.finish is None:
             raise Internal(f"the model at {self._host} broke off in the middle of its answer")
-        return Completion(text=text, model=(draft.model or model)[:200], use=_use(draft, messages), cut=cut)
+        return Completion(text=text, model=(draft.model or model)[:200], use=self._use(draft, messages), cut=cut)
+
+    def _use(self, draft: Draft, messages: Sequence[ChatMessage]) -> ModelUse:
+        """What the provider counted, or an estimate where it did not."""
+        estimated = (sum(estimate(message.content) for message in messages), estimate(draft.text))
+        prompt, completion = (max(count, 0) for count in draft.tokens or estimated)
+        return ModelUse(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            calls=1,
+            estimated=draft.tokens is None,
+            cost=self._settings.cost(prompt, completion),
+        )
 
     def _safe(self, words: str) -> str:
         """Upstream's words, short, and without the key should they repeat it."""
@@ -207,12 +219,3 @@ def _told(completion: Completion) -> tracing.Attributes:
         "gen_ai.usage.input_tokens": completion.use.prompt_tokens,
         "gen_ai.usage.output_tokens": completion.use.completion_tokens,
     }
-
-
-def _use(draft: Draft, messages: Sequence[ChatMessage]) -> ModelUse:
-    """What the provider counted, or an estimate where it did not."""
-    if draft.tokens is not None:
-        prompt, completion = draft.tokens
-        return ModelUse(prompt_tokens=max(prompt, 0), completion_tokens=max(completion, 0), calls=1)
-    prompt = sum(estimate(message.content) for message in messages)
-    return ModelUse(prompt_tokens=prompt, completion_tokens=estimate(draft.text), calls=1, estimated=True)

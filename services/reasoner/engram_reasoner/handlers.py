@@ -16,6 +16,7 @@ from engram_contracts.questions import FindJob, Recall, Recollection
 from engram_contracts.topology import LOG, log_subject
 from engram_reasoner.context import pack
 from engram_reasoner.ports import Answer, Inquiry, Thinker
+from engram_reasoner.voice import Voice
 from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.service import Delivery, Outcome
 
@@ -76,8 +77,10 @@ class Handlers:
             asked_at=command.accepted_at,
             model=command.model,
         )
+        voice = Voice(self._bus, delivery.tenant, command.id)
         async with self._slots:
-            answer = await self._thinker.answer(inquiry)
+            answer = await self._thinker.answer(inquiry, voice.say)
+        await voice.end()
         return await self._append(delivery, self._thought(command, recollection, answer))
 
     def _thought(self, command: Think, recollection: Recollection, answer: Answer) -> Thought:

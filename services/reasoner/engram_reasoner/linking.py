@@ -126,4 +126,5 @@ def _sum(one: ModelUse, other: ModelUse) -> ModelUse:
         completion_tokens=one.completion_tokens + other.completion_tokens,
         calls=one.calls + other.calls,
         estimated=one.estimated or other.estimated,
+        cost=None if other.cost is None else (one.cost or 0.0) + other.cost,
     )

@@ -22,6 +22,7 @@ class LlmSettings(Section):
 
     `first_token_seconds` bounds the wait for an answer to begin, `timeout_seconds` the whole of it. `context_tokens`
     is what memories may take of the prompt. `temperature` is sent only where it is set: some models refuse it.
+    `prompt_price` and `completion_price` are of a million tokens; where both are set, answers tell what they cost.
     """
 
     base_url: Annotated[str, AfterValidator(_http_url)] | None = None
@@ -32,11 +33,19 @@ class LlmSettings(Section):
     max_output_tokens: int = Field(default=1_024, ge=16, le=32_768)
     temperature: float | None = Field(default=None, ge=0, le=2)
     context_tokens: int = Field(default=4_000, ge=256)
+    prompt_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    completion_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @property
     def configured(self) -> bool:
         """Whether there is a model to ask."""
         return self.base_url is not None and self.model is not None
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """What so many tokens cost, or `None` where prices are not set."""
+        if self.prompt_price is None or self.completion_price is None:
+            return None
+        return round((prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6, 9)
 
 
 class ReasonerSettings(Section):

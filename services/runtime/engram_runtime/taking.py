@@ -295,6 +295,7 @@ class Taker:
             RETRIED.labels(self._stage).inc()
             await self._note(await self._tried(item, outcome), delay=decision.delay, **_told(outcome))
             await item.raw.nak(delay=decision.delay)
+            await self._announce_retry(item, _words(outcome), decision.delay)
         elif isinstance(decision, Postpone):
             assert outcome is not None
             await self._postpone(item, outcome, decision.delay)
@@ -308,10 +309,10 @@ class Taker:
     async def _step_aside(self, item: Held) -> None:
         """Let others of the queue go first; the try does not count."""
         uncounted = replace(item, attempt=item.attempt - 1)
-        await self._note(
-            uncounted, reason=self._breaker.trouble or INTERRUPTED, code=Unavailable.code, delay=ASIDE_SECONDS
-        )
+        reason = self._breaker.trouble or INTERRUPTED
+        await self._note(uncounted, reason=reason, code=Unavailable.code, delay=ASIDE_SECONDS)
         await item.raw.nak(delay=ASIDE_SECONDS)
+        await self._announce_retry(item, reason, ASIDE_SECONDS)
 
     async def _postpone(self, item: Held, error: Exception, delay: float) -> None:
         """Have it wait outside of its stream; where that cannot be, in hand."""
@@ -328,6 +329,17 @@ class Taker:
         outside = isinstance((await self._bus.append([waiting]))[0], Appended)
         await self._note(await self._tried(item, error), delay=delay, outside=outside, **_told(error))
         await (item.raw.respond(ACK) if outside else item.raw.nak(delay=delay))
+        await self._announce_retry(item, _words(error), delay)
+
+    async def _announce_retry(self, item: Held, reason: str, delay: float) -> None:
+        """Tell who listens that a try failed and the next follows; what is settled does not hang on it."""
+        now = datetime.now(UTC)
+        failed = Progress(
+            stage="retrying", commands=(item.job,), at=now, reason=reason, attempt=item.attempt,
+            next_at=now + timedelta(seconds=delay),
+        )  # fmt: skip
+        with contextlib.suppress(Unavailable):
+            await self._bus.emit(item.tenant, failed)
 
     async def _bury(self, item: Held, error: Exception, decision: Bury) -> None:
         sequence = await bury(
