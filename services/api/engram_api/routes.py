@@ -183,7 +183,8 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="follow_job", method="GET", path="/v1/jobs/{id}/events", permission="jobs:read",
-        summary="Tell how an accepted command comes along, as it happens.", answer=None, events=JOB_EVENTS,
+        summary="Tell how an accepted command comes along, as it happens.", answer=None,
+        media="text/event-stream", events=JOB_EVENTS,
     ),
     Operation(
         name="cancel_job", method="DELETE", path="/v1/jobs/{id}", permission="jobs:write",
