@@ -65,6 +65,18 @@ class Thinking(Event):
     thought: Thought
 
 
+class Served(Event):
+    """People are being served: from each door, a few times a second while it answers what somebody waits for.
+
+    It goes to `_system`. `tenants` are those served last, two at most, which is enough to know whether a tenant is
+    alone; meanwhile a tenant's bulk work is worked off at `share` memories a second. Missing some does no harm.
+    """
+
+    event = "served"
+    tenants: tuple[str, ...]
+    share: float
+
+
 class JobTry(Message):
     """A try that failed: at which stage, the how manieth it was, when and why."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -11,12 +11,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import aiohttp
 import pytest
 
+from engram_api.settings import ServeSettings
 from support.audit import audit, dead_letters, until_drained
 from support.chaos_results import Case
-from support.journal import Journal
+from support.flooding import Flood, Flooded, flooded
+from support.journal import Journal, Spans, p95_ms
 from support.stormy import TENANTS, keys_for, kill, running, until_all_ready, until_replaced
 from support.system import System
 from support.traffic import Mix, Traffic
@@ -29,86 +30,70 @@ UNTOUCHED = 1.2
 """How much slower the others may get."""
 SLACK = 0.05
 """The short slice runs beside others on a busy machine: so many requests may find the broker slow."""
-FLOOD_CONNECTIONS = 16
-FLOOD_BULK = 500
-FLOOD_REQUESTS = 40
-"""A second, at most."""
+FLOOD_TIMES = 100
+"""Of its cap, so much is sent by the tenant that floods."""
+FLOOD_SIZE = 500
 
 
 async def test_a_tenant_that_floods_leaves_the_others_alone(case: Case, tmp_path: Path) -> None:
     seconds = 30.0 if case.plan.long else 8.0
     case.asked = "the others' p95 within 20 %, none of their requests refused"
     journal = Journal(tmp_path / "journal.jsonl")
-    answers: Counter[int] = Counter()
+    cap = ServeSettings().tenant_share
+    requests = FLOOD_TIMES * cap / FLOOD_SIZE
     async with running(tmp_path / "engram") as system:
         keys = await keys_for(system.nats, system.data_dir, (*TENANTS, FLOODER))
-        flooder = keys.pop(FLOODER)
+        flood = Flood(system.url, keys.pop(FLOODER), FLOODER, case.seed, seconds / 2, requests, FLOOD_SIZE)
         traffic = Traffic(system.url, keys, journal, seed=case.seed, mix=Mix(writes=30.0, recalls=20.0))
         async with traffic.flowing():
             await traffic.written(30, seconds=30)
-            calm = time.monotonic()
-            await asyncio.sleep(seconds / 2)
-            calmed = time.monotonic()
-            began, taken = await flood(system, flooder, journal, answers, seconds=seconds, seed=case.seed)
-            ended = time.monotonic()
-            case.say(f"flooded with {sum(answers.values())} requests of {FLOOD_BULK}")
+            calm, stormy = Spans(), Spans()
+            floods = []
+            for turn in range(2):
+                with calm.span():
+                    await asyncio.sleep(seconds / 2)
+                with stormy.span():
+                    floods.append(await flooded(dataclasses.replace(flood, seed=flood.seed + turn)))
+        ended = time.monotonic()
         await until_drained(system.nats, within=DRAIN_SECONDS)
         case.note(f"drained {time.monotonic() - ended:.0f} s after the flood")
         dead = await dead_letters(system.nats)
+    taken = 0
+    for turn, done in enumerate(floods):
+        taken += await write_down(dataclasses.replace(flood, seed=flood.seed + turn), done, journal)
     verdict = audit(journal, tmp_path / "engram" / "data", dead)
-    others = {kind: traffic.attempts.statuses(kind, began, ended) for kind in ("write", "recall")}
-    case.run = f"{seconds:.0f} s, {FLOOD_CONNECTIONS} connections with {FLOOD_BULK} memories a request, {taken} taken"
+    attempts = {kind: stormy.of(traffic.attempts.of(kind)) for kind in ("write", "recall")}
+    others = {kind: dict(Counter(a.status for a in some)) for kind, some in attempts.items()}
+    offered = sum(done.sent for done in floods) * FLOOD_SIZE / seconds
+    case.run = (
+        f"2 x {seconds / 2:.0f} s, {offered:,.0f} memories a second of a tenant whose cap is {cap:g}, {taken} taken"
+    )
     case.note(str(verdict))
-    case.note(f"the flooder was answered {dict(answers)}, the others {others}")
-    refused = [a for a in traffic.attempts.all if began <= a.began <= ended and not a.ok and a.status != 404]
+    case.note(f"the flooder was answered {[done.statuses for done in floods]}, the others {others}")
+    refused = [a for some in attempts.values() for a in some if not a.ok and a.status != 404]
     if refused:
         case.note(f"refused: {Counter(f'{a.status} {a.note}' for a in refused).most_common(4)}")
-    for kind in ("write", "recall"):
-        before, during = (traffic.attempts.p95_ms(kind, *span) for span in ((calm, calmed), (began, ended)))
+    for kind, some in attempts.items():
+        before, during = p95_ms(calm.of(traffic.attempts.of(kind))), p95_ms(some)
         case.note(f"{kind} p95 {before:.1f} ms before, {during:.1f} ms during")
         case.bound(f"the others' {kind} p95 grows", during / before, UNTOUCHED, unit="times")
     assert traffic.wrong == []
     assert verdict.faults == {}
-    asked = len(traffic.attempts.of("write", since=began, until=ended))
-    asked += len(traffic.attempts.of("recall", since=began, until=ended))
+    assert offered >= 0.9 * FLOOD_TIMES * cap
+    asked = sum(len(some) for some in attempts.values())
     case.bound("refused of the others'", 100 * len(refused) / asked, 0.0, unit="%")
     assert len(refused) <= (0 if case.plan.long else asked * SLACK)
 
 
-async def flood(
-    system: System, key: str, journal: Journal, answers: Counter[int], *, seconds: float, seed: int
-) -> tuple[float, int]:
-    """Bulk requests as fast as they are answered, whatever it is; since when, and how many memories were taken."""
-    requests = iter([_bulk(seed, number, journal) for number in range(int(FLOOD_REQUESTS * seconds))])
-    began, taken = time.monotonic(), 0
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-
-    async def connection(session: aiohttp.ClientSession) -> None:
-        nonlocal taken
-        for body, names in requests:
-            async with session.post(f"{system.url}/v1/memories", data=body, headers=headers) as answer:
-                answers[answer.status] += 1
-                data = (await answer.json())["data"]
-            lines = [
-                {"op": "remember", "tenant": FLOODER, "id": item["id"], "hash": name, "at": time.time()}
-                for item, name in zip(data["memories"] if data else (), names, strict=False)
-                if "id" in item
-            ]
-            taken += len(lines)
-            await journal.acknowledge(*lines)
-            if time.monotonic() > began + seconds:
-                return
-
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20.0)) as session:
-        await asyncio.gather(*(connection(session) for _ in range(FLOOD_CONNECTIONS)))
-    return began, taken
-
-
-def _bulk(seed: int, number: int, journal: Journal) -> tuple[bytes, list[str]]:
-    """A request's body, made before the clock runs, and the fingerprints of what it says."""
-    texts = [f"Flood {seed}-{number}-{n} of {FLOODER}: water." for n in range(FLOOD_BULK)]
-    body = json.dumps({"memories": [{"content": text} for text in texts]}).encode()
-    return body, [journal.intend(FLOODER, text) for text in texts]
+async def write_down(flood: Flood, done: Flooded, journal: Journal) -> int:
+    """Put what the flooder was promised into the journal; how many memories that were."""
+    names = {number: [journal.intend(FLOODER, text) for text in flood.texts(number)] for number in range(done.sent)}
+    lines = [
+        {"op": "remember", "tenant": FLOODER, "id": memory, "hash": names[number][place], "at": time.time()}
+        for number, place, memory in done.taken
+    ]
+    await journal.acknowledge(*lines)
+    return len(lines)
 
 
 async def test_rolling_restart_under_load(case: Case, tmp_path: Path) -> None:

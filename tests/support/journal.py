@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -131,8 +133,7 @@ class Attempts:
 
     def p95_ms(self, kind: str, since: float = 0.0, until: float = float("inf"), *, tenant: str | None = None) -> float:
         """The 95th percentile of what was served, in milliseconds; NaN where nothing was."""
-        served = [a for a in self.of(kind, since=since, until=until) if a.ok and tenant in (None, a.tenant)]
-        return percentile([1_000 * (a.ended - a.began) for a in served], 95)
+        return p95_ms([a for a in self.of(kind, since=since, until=until) if tenant in (None, a.tenant)])
 
     def statuses(self, kind: str, since: float = 0.0, until: float = float("inf")) -> dict[int, int]:
         """How often each status came."""
@@ -140,6 +141,29 @@ class Attempts:
         for attempt in self.of(kind, since=since, until=until):
             counts[attempt.status] = counts.get(attempt.status, 0) + 1
         return dict(sorted(counts.items()))
+
+
+class Spans:
+    """Stretches of time that are looked at together."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+
+    @contextlib.contextmanager
+    def span(self) -> Iterator[None]:
+        """The length of the block belongs to it."""
+        began = time.monotonic()
+        yield
+        self._spans.append((began, time.monotonic()))
+
+    def of(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Those that were sent then."""
+        return [a for a in attempts if any(began <= a.began < ended for began, ended in self._spans)]
+
+
+def p95_ms(attempts: list[Attempt]) -> float:
+    """The 95th percentile of those that were served, in milliseconds; NaN where none was."""
+    return percentile([1_000 * (a.ended - a.began) for a in attempts if a.ok], 95)
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +20,7 @@ from engram_api import envelope, sse, traces
 from engram_api.access import Caller
 from engram_api.admission import Admission, Place
 from engram_api.bodies import decode, query
+from engram_api.brake import Brake
 from engram_api.calls import Answer, Call, Page, Stream
 from engram_api.gate import Gate
 from engram_api.idempotency import Kept, digest, record_key
@@ -39,8 +41,9 @@ from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS, SECONDS, U
 from engram_api.repeats import Repeats
 from engram_api.routes import CALL, OPERATIONS, Operation, check
 from engram_api.settings import ServeSettings
+from engram_api.share import Share
 from engram_api.usage import UsageLog
-from engram_contracts.errors import EngramError, Internal, NotFound, Rejected
+from engram_contracts.errors import EngramError, Internal, NotFound, RateLimited, Rejected
 from engram_contracts.ids import new_id
 from engram_runtime.context import correlation
 
@@ -52,6 +55,8 @@ ALWAYS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Server": "engram",
 }
+LARGE = 16 * 1024
+"""Bytes of a body that are more than one memory has, and so many that reading what is refused would cost others."""
 READINESS = "/health/ready"
 """Its 503 says that a part is away, which is what it was asked; that is no failure of the request."""
 _NOT_PASSED_ON = frozenset({"content-type", "content-length"})
@@ -124,6 +129,7 @@ class Door:
         *,
         gate: Gate,
         admission: Admission,
+        share: Share,
         usage: UsageLog,
         repeats: Repeats,
         lines: Lines,
@@ -131,6 +137,8 @@ class Door:
         check(OPERATIONS, handlers)
         self._gate = gate
         self._admission = admission
+        self._share = share
+        self._brake = Brake()
         self._usage = usage
         self._repeats = repeats
         self._settings = settings
@@ -172,15 +180,36 @@ class Door:
         try:
             exchange.caller = await self._gate.admit(request.headers, operation.permission, system=operation.system)
             with self._admission.enter(exchange.caller.tenant if exchange.caller else "") as place:
-                call = await self._call(operation, request, exchange, place)
-                response = await self._answered(operation, exchange, call)
+                large = self._is_large(operation, request, exchange.caller)
+                raw = await self._read(operation, request, place)
+                async with self._share.large(place.owner) if large else _AT_ONCE:
+                    call = self._call(operation, request, exchange, raw)
+                    response = await self._answered(operation, exchange, call)
         except EngramError as error:
-            response = exchange.fail(error)
+            response = await self._refused(exchange, error)
         except Exception as error:
             response = exchange.fail(_unexpected(error, operation.path))
         if exchange.caller is not None:
             response = await self._metered(operation, exchange, exchange.caller, response)
         return _measured(exchange, response)
+
+    def _is_large(self, operation: Operation, request: Request, caller: Caller | None) -> bool:
+        """Whether a request takes turns with others of its tenant, which may be refused before it is read."""
+        if caller is None:
+            return False
+        if not operation.bulk:
+            self._share.served(caller.tenant)
+            return False
+        if request.content_length is not None and request.content_length <= LARGE:
+            return False
+        self._share.check(caller.tenant)
+        return True
+
+    async def _refused(self, exchange: Exchange, error: EngramError) -> web.Response:
+        response = exchange.fail(error)
+        if isinstance(error, RateLimited) and exchange.caller and not await self._brake.hold(exchange.caller.tenant):
+            response.force_close()
+        return response
 
     def _line(self, operation: Operation, exchange: Exchange, request: web.Request) -> Line:
         """The connection of a request whose answer is streamed; it ends when its client may not ask again."""
@@ -219,12 +248,18 @@ class Door:
         kept, repeated = await self._repeats.once(key, exchange.digest, answer)
         return exchange.send(kept, repeated=repeated)
 
-    async def _call(
+    async def _read(self, operation: Operation, request: Request, place: Place) -> bytes:
+        if operation.body is None:
+            return b""
+        limit = self._settings.bulk_body_limit if operation.bulk else self._settings.body_limit
+        return await read_body(request, place, limit=limit, seconds=self._settings.body_seconds)
+
+    def _call(
         self,
         operation: Operation,
         request: Request,
         exchange: Exchange,
-        place: Place,
+        raw: bytes,
     ) -> Call[Any, Any]:
         streamed = self._streamed(operation, exchange, request)
         caller = exchange.caller or _ANYONE
@@ -232,11 +267,7 @@ class Door:
         asked = self._plain[operation.name]
         if asked is None or request.query_string:
             asked = query(operation.query, request.query)
-        raw, body = b"", None
-        if operation.body is not None:
-            limit = self._settings.bulk_body_limit if operation.bulk else self._settings.body_limit
-            raw = await read_body(request, place, limit=limit, seconds=self._settings.body_seconds)
-            body = decode(operation.body, raw)
+        body = decode(operation.body, raw) if operation.body is not None else None
         if exchange.key is not None and operation.writes:
             exchange.digest = digest(request.method, request.rel_url.raw_path, request.query.items(), raw)
         return Call(
@@ -280,6 +311,7 @@ class Door:
         return response
 
 
+_AT_ONCE = contextlib.nullcontext()
 _ANYONE = Caller(tenant="", role="")
 
 

@@ -53,6 +53,11 @@ class Spoken:
         """The same as text."""
         return self.rel_url.query_string
 
+    @property
+    def content_length(self) -> int | None:
+        """Bytes of the body."""
+        return len(self.body)
+
 
 Request = web.Request | Spoken
 

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from engram_api.accepting import Acceptor
 from engram_api.admission import Admission
+from engram_api.announcing import Announcer
 from engram_api.arrivals import Arrivals, arriving
 from engram_api.committer import Committer
 from engram_api.door import Door
@@ -24,6 +25,7 @@ from engram_api.pressure import Pressure
 from engram_api.readiness import Readiness
 from engram_api.repeats import Repeats
 from engram_api.settings import AuthSettings, ServeSettings, Settings
+from engram_api.share import Share
 from engram_api.usage import UsageLog
 from engram_api.waits import Waits
 from engram_api.whereabouts import Whereabouts
@@ -68,8 +70,11 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         stack.push_async_callback(usage.close)
         pressure = Pressure(bus)
         stack.push_async_callback(pressure.close)
+        announcer = Announcer(bus)
+        stack.push_async_callback(announcer.close)
+        share = Share(serve.tenant_share, tell=announcer.announce)
         writer = Writer(
-            _committer(bus, serve), _committer(bus, serve), Outstanding(bus, most=serve.tenant_bytes), pressure
+            _committer(bus, serve), _committer(bus, serve), Outstanding(bus, most=serve.tenant_bytes), pressure, share
         )
         stack.push_async_callback(writer.close)
         repeats = Repeats(bus.bucket(IDEMPOTENCY), wait=serve.repeat_seconds, lease=serve.lease_seconds)
@@ -89,7 +94,9 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             requests=serve.requests, tenant_requests=serve.tenant_requests, body_bytes=serve.body_bytes
         )
         lines = Lines(total=serve.streams, each=serve.tenant_streams)
-        door = Door(handlers, serve, gate=gate, admission=admission, usage=usage, repeats=repeats, lines=lines)
+        door = Door(
+            handlers, serve, gate=gate, admission=admission, share=share, usage=usage, repeats=repeats, lines=lines
+        )
         await stack.enter_async_context(arriving(bus, Arrivals(gate, admission, writer, usage, pepper)))
         await stack.enter_async_context(listening(door.application(), serve))
         await stack.enter_async_context(lines.looked_after())

@@ -13,6 +13,7 @@ from engram_api.committer import Committer
 from engram_api.drafts import Draft
 from engram_api.outstanding import Outstanding
 from engram_api.pressure import Pressure
+from engram_api.share import Share
 from engram_contracts.commands import Remember
 from engram_contracts.errors import EngramError
 from engram_contracts.topology import Urgency, work_subject
@@ -47,7 +48,8 @@ class Writer:
     """Puts commands on the work stream.
 
     Each urgency has a queue of its own, so that bulk does not hold up the rest. A tenant that floods keeps its place
-    behind others: what it sends in haste travels as bulk, and what it has outstanding is bounded.
+    behind others: what it sends in haste travels as bulk, and of that no more is taken than its share while others are
+    served; what it has outstanding is bounded.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class Writer:
         bulk: Committer[Entry, Appended],
         outstanding: Outstanding,
         pressure: Pressure,
+        share: Share,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._committers: dict[Urgency, Committer[Entry, Appended]] = {"interactive": interactive, "bulk": bulk}
         self._outstanding = outstanding
         self._pressure = pressure
+        self._share = share
         self._clock = clock
         self._allowances: defaultdict[str, Allowance] = defaultdict(Allowance)
 
@@ -69,6 +73,10 @@ class Writer:
         """One outcome per command, once it is durable or refused. All commands are of one kind."""
         tenant, op = call.caller.tenant, drafts[0].op
         urgency = self._urgency(tenant, op, len(drafts))
+        if urgency == "bulk":
+            self._share.take(tenant, len(drafts))
+        else:
+            self._share.served(tenant)
         subject = work_subject(tenant, op, urgency)
         try:
             await self._outstanding.admit(tenant, sum(len(draft.body) for draft in drafts), len(drafts))

@@ -16,6 +16,7 @@ from engram_contracts.topology import log_subject
 from engram_embedder.commands import Draft, Ingest, drafted
 from engram_embedder.embedding import Embedder, Searchable
 from engram_embedder.gate import Urgency
+from engram_embedder.pace import Pace
 from engram_runtime.bus import Bus, Entry
 from engram_runtime.service import Delivery, Outcome
 
@@ -26,11 +27,14 @@ def utc_now() -> datetime:
 
 
 class Handlers:
-    """One method per contract; `now` is the clock."""
+    """One method per contract; `now` is the clock, `pace` how fast bulk work goes."""
 
-    def __init__(self, embedder: Embedder, bus: Bus, *, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, embedder: Embedder, bus: Bus, *, pace: Pace | None = None, now: Callable[[], datetime] = utc_now
+    ) -> None:
         self._embedder = embedder
         self._bus = bus
+        self._pace = pace or Pace()
         self._now = now
 
     async def embed_query(self, question: EmbedQuery) -> QueryVectors:
@@ -50,8 +54,13 @@ class Handlers:
         return await self._ingest(batch, Urgency.INTERACTIVE)
 
     async def ingest_bulk(self, batch: Sequence[Delivery[Command]]) -> list[Outcome]:
-        """As `ingest`, behind it."""
-        return await self._ingest(batch, Urgency.BULK)
+        """As `ingest`, behind it, and in portions while another tenant is served."""
+        outcomes: list[Outcome] = []
+        while left := batch[len(outcomes) :]:
+            portion = left[: self._pace.portion([delivery.tenant for delivery in left])]
+            await self._pace.turn([delivery.tenant for delivery in portion])
+            outcomes += await self._ingest(portion, Urgency.BULK)
+        return outcomes
 
     async def check_model(self) -> Check:
         """Whether the model works."""

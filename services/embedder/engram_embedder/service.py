@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 from engram_contracts.auditing import EmbedDocument
 from engram_contracts.commands import INGEST
 from engram_contracts.errors import Rejected
+from engram_contracts.events import Served
 from engram_contracts.questions import EmbedQuery, Question
+from engram_contracts.recovery import SYSTEM
 from engram_contracts.topology import EMBED_BULK, EMBED_NOW, SETTINGS
 from engram_embedder.embedding import Embedder
 from engram_embedder.guard import ModelInUse, claim
 from engram_embedder.handlers import Handlers
+from engram_embedder.pace import Pace
 from engram_embedder.ports import EmbeddingModel
 from engram_embedder.settings import EmbedderSettings, Settings
 from engram_embedder.sparse import SparseEncoder
@@ -31,15 +35,33 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     model = await open_model(ours, cache_dir=settings.data_dir / "models")
     try:
         await claim(bus.bucket(SETTINGS), ModelInUse(model=model.name, dimension=model.dimension))
-        handlers = Handlers(Embedder(model, sparse), bus)
-        yield Service(
-            name="embedder",
-            answers=_answers(handlers) if ours.role != "work" else {},
-            takes=_takes(handlers) if ours.role != "query" else (),
-            checks={"model": handlers.check_model},
-        )
+        async with _pace(bus) as pace:
+            handlers = Handlers(Embedder(model, sparse), bus, pace=pace)
+            yield Service(
+                name="embedder",
+                answers=_answers(handlers) if ours.role != "work" else {},
+                takes=_takes(handlers) if ours.role != "query" else (),
+                checks={"model": handlers.check_model},
+            )
     finally:
         await model.close()
+
+
+@contextlib.asynccontextmanager
+async def _pace(bus: Bus) -> AsyncIterator[Pace]:
+    """The pace of bulk work, which is told while the context is open who is served."""
+    pace = Pace()
+    async with bus.events(SYSTEM, Served) as told:
+
+        async def listen() -> None:
+            async for served in told:
+                pace.hear(served)
+
+        listening = asyncio.create_task(listen())
+        try:
+            yield pace
+        finally:
+            listening.cancel()
 
 
 async def open_model(settings: EmbedderSettings, *, cache_dir: Path) -> EmbeddingModel:

@@ -18,6 +18,7 @@ from engram_api.committer import Committer
 from engram_api.drafts import Draft
 from engram_api.outstanding import Outstanding
 from engram_api.pressure import Pressure, Reading, bounded_wait, wait_of
+from engram_api.share import Share
 from engram_api.shares import Shares
 from engram_api.writes import INTERACTIVE_PER_SECOND, Writer
 from engram_contracts.errors import EngramError, Overloaded, RateLimited, Rejected, Unavailable
@@ -178,7 +179,8 @@ async def test_what_one_tenant_sends_in_haste_travels_as_bulk_and_other_tenants_
     written, now = Written(), [0.0]
     queues: list[Committer[Entry, Appended]] = [Committer(written.write, waiting=10_000) for _ in range(2)]  # type: ignore[arg-type]
     writer = Writer(
-        *queues, Outstanding(Queue(), most=10**9), Pressure(Queue()), clock=lambda: now[0],  # type: ignore[arg-type]
+        *queues, Outstanding(Queue(), most=10**9), Pressure(Queue()), alone(),  # type: ignore[arg-type]
+        clock=lambda: now[0],
     )  # fmt: skip
     in_haste = int(INTERACTIVE_PER_SECOND)
 
@@ -191,6 +193,11 @@ async def test_what_one_tenant_sends_in_haste_travels_as_bulk_and_other_tenants_
 
     lanes = [WorkSubject.parse(subject).lane in LANES["interactive"] for subject in written.subjects]
     assert lanes == [True] * in_haste + [False] * 5 + [True, True, True]
+
+
+def alone() -> Share:
+    """The share of tenants beside whom nobody is served."""
+    return Share(1.0, tell=lambda _: None)
 
 
 def draft(op: str) -> Draft:
