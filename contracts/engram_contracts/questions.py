@@ -200,6 +200,57 @@ class CountIndexed(Question[Count]):
     tenant: Tenant
 
 
+# --- reasoner ---------------------------------------------------------------------------------------
+
+PackingOrder = Literal["greedy", "balanced", "recent"]
+"""Which memories come first, until the budget is used up.
+
+`greedy` takes the most relevant ones; `balanced` the most relevant of each session in turn, so that no conversation
+crowds out the others; `recent` the newest of those that were found.
+"""
+
+
+class ContextSource(Message):
+    """A memory of a context. `number` is its mark in the text, `text` what of it found room (`cut`: not all of it)."""
+
+    number: int
+    memory_id: str
+    text: str
+    score: float
+    when: Moment
+    speaker: str | None = None
+    session_id: str | None = None
+    kind: str = "note"
+    cut: bool = False
+
+
+class PackedContext(Message):
+    """Memories for a prompt: `text` is a line of each source, `tokens` what that costs by estimate.
+
+    `left_out` memories were found and had no room.
+    """
+
+    text: str
+    sources: tuple[ContextSource, ...]
+    tokens: int
+    left_out: int
+    degraded: tuple[str, ...] = ()
+
+
+class PackContext(Question[PackedContext]):
+    """What a prompt of `budget` tokens should know to answer a query; no model is asked. Answered by the reasoner."""
+
+    service, verb, Reply = "reasoner", "context", PackedContext
+    tenant: Tenant
+    query: QueryText
+    budget: int = Field(default=2_000, ge=64, le=100_000)
+    order: PackingOrder = "greedy"
+    limit: int = Field(default=50, ge=1, le=100)
+    filters: Filters = Filters()
+    as_of: Moment | None = None
+    min_score: Share = 0.0
+
+
 # --- graph ------------------------------------------------------------------------------------------
 
 
@@ -591,7 +642,7 @@ class Pong(Message):
 
 
 QUESTIONS: tuple[type[Question[Any]], ...] = (
-    EmbedQuery, Recall, FindIndexed, CountIndexed, GetMemory, GetHistory, ListMemories, GetNode, ListNodes,
+    EmbedQuery, Recall, FindIndexed, CountIndexed, PackContext, GetMemory, GetHistory, ListMemories, GetNode, ListNodes,
     Neighbours, FindPath, Activate, Walk, FindJob, CountRecorded, GetUsage, ExportUsage, ReadUsageExport,
     ReconcileUsage, GetStanding, ListHeads,
 )  # fmt: skip

@@ -170,6 +170,19 @@ async def test_the_first_piece_comes_while_the_model_still_speaks(door: DoorUnde
     await door.call("DELETE", answer.headers["Location"])
 
 
+async def test_a_context_is_packed_into_its_budget_without_a_model(door: DoorUnderTest, model: FakeModel) -> None:
+    calls = len(model.calls)
+
+    large = await door.call("POST", "/v1/context", {"query": "What is Tom's dog called?", "budget": 2_000})
+    small = await door.call("POST", "/v1/context", {"query": "What is Tom's dog called?", "budget": 100})
+    newest = await door.call("POST", "/v1/context", {"query": "Tom", "order": "recent"})
+
+    assert (large.status, len(model.calls)) == (200, calls)
+    assert large.data["sources"][0]["memory_id"] == "m3" and "Juno" in large.data["text"].splitlines()[0]
+    assert small.data["tokens"] <= 100 and small.data["left_out"] > 0
+    assert [source["memory_id"] for source in newest.data["sources"][:4]] == ["m8", "m9", "m10", "m11"]
+
+
 async def test_a_broker_that_is_started_again_in_mid_stream_ends_in_a_whole_answer(
     model: FakeModel, tmp_path: Path
 ) -> None:

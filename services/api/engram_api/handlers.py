@@ -19,6 +19,7 @@ from engram_api.documents import Documents
 from engram_api.drafts import Draft, command_id, remembering
 from engram_api.jobs import job, thoughts
 from engram_api.models import (
+    ContextBody,
     DropEdgeQuery,
     EdgeBody,
     FeedbackBody,
@@ -69,6 +70,7 @@ from engram_contracts.questions import (
     ListMemories,
     ListNodes,
     Neighbours,
+    PackContext,
 )
 from engram_runtime.bus import Bus
 
@@ -201,6 +203,14 @@ class Handlers(DeadLetterHandlers):
             meta |= {"stages_ms": found.stages_ms, "mode": found.mode, "weights": found.weights}
         hits = found.hits if call.caller.bounds.any else without_paths(found.hits)
         return Answer(data={"hits": hits}, meta=meta)
+
+    async def context(self, call: Call[ContextBody, NoQuery]) -> Answer:
+        """Have memories packed for a prompt."""
+        started = time.perf_counter()
+        said = {**_fields(call.body), "filters": call.caller.narrowed(call.body.filters)}
+        packed = await self._ask(PackContext(tenant=call.caller.tenant, **said))
+        meta = {"took_ms": _milliseconds(started), **_degraded(packed.degraded)}
+        return Answer(data=packed, meta=meta)
 
     async def _unseen(self, call: AnyCall, jobs: Collection[str]) -> list[str]:
         """Wait for the index to show what these jobs did, half the time there is; what it does not show then."""

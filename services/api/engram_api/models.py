@@ -14,6 +14,7 @@ from engram_contracts.messages import Moment, Strict
 from engram_contracts.questions import (
     Fold,
     Mode,
+    PackingOrder,
     Recall,
     RecallWeights,
     Recollection,
@@ -49,6 +50,18 @@ class RecallBody(Strict):
     fold: Fold = "same"
     written: tuple[JobName, ...] = Field(default=(), max_length=16)
     """Jobs of changes that the answer has to show; it waits for them, but not for ever."""
+
+
+class ContextBody(Strict):
+    """What a prompt is to know, and how many tokens that may take; see `PackContext`."""
+
+    query: QueryText
+    budget: int = Field(default=2_000, ge=64, le=100_000)
+    order: PackingOrder = "greedy"
+    limit: int = Field(default=50, ge=1, le=100)
+    filters: Filters = Filters()
+    as_of: Moment | None = None
+    min_score: Share = 0.0
 
 
 class FeedbackBody(Strict):

@@ -47,6 +47,8 @@ Every answer is `{"data", "meta", "error"}`. With `Accept: application/problem+j
 TAGS = {
     "memories": "Keep, read, change and forget memories.",
     "recall": "Find memories.",
+    "context": "Memories for a prompt of your own.",
+    "events": "What happens, as it happens.",
     "think": "Answers from memories, with citations.",
     "graph": "People, places and things that memories speak of.",
     "jobs": "How far what was accepted has come.",

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from engram_api.access import PERMISSIONS, Permission
 from engram_api.bodies import Body, OneOrMany
 from engram_api.models import (
+    ContextBody,
     DeadGroupsQuery,
     DeadLettersQuery,
     DropBody,
@@ -55,7 +56,7 @@ from engram_contracts.answers import (
 )  # fmt: skip
 from engram_contracts.live import JOB_EVENTS, THINK_EVENTS
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
-from engram_contracts.questions import History, Neighbourhood, NodeDetail, Path, Usage
+from engram_contracts.questions import History, Neighbourhood, NodeDetail, PackedContext, Path, Usage
 from engram_contracts.recovery import DeadDetail, DeadGroups, Dropped, ReplayPage, ReplayStatus
 
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
@@ -63,6 +64,9 @@ Method = Literal["GET", "POST", "PATCH", "DELETE"]
 CALL: Mapping[str, int] = {"api_calls": 1}
 FEEDBACK: Mapping[str, int] = {"api_calls": 1, "feedback": 1}
 SEARCH: Mapping[str, int] = {"api_calls": 1, "search_queries": 1}
+
+READING = frozenset({"recall", "context"})
+"""Questions that are too long for a query, so they are posted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,7 @@ class Operation:
     @property
     def writes(self) -> bool:
         """Whether it changes something; then a request may carry an idempotency key."""
-        return self.method != "GET" and self.name != "recall"
+        return self.method != "GET" and self.name not in READING
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -135,6 +139,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="recall", method="POST", path="/v1/recall", permission="recall",
         summary="Find the memories that best answer a query.", body=RecallBody, answer=Hits, counters=SEARCH,
+    ),
+    Operation(
+        name="context", method="POST", path="/v1/context", permission="recall",
+        summary="Pack the memories that a prompt should know into a budget of tokens, with their marks.",
+        body=ContextBody, answer=PackedContext, counters=SEARCH,
     ),
     Operation(
         name="think", method="POST", path="/v1/think", permission="think",

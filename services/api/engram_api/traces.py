@@ -17,6 +17,7 @@ MEMORY_OPERATIONS: Mapping[str, str] = {
     "judge": "update_memory",
     "forget": "delete_memory",
     "recall": "search_memory",
+    "context": "search_memory",
 }
 """Operations of the door by the names that OpenTelemetry has for them (semantic conventions for generative AI)."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 
 from engram_contracts.memory import Memory
-from engram_contracts.questions import Hit
+from engram_contracts.questions import Hit, PackingOrder
 
 CHARACTERS_A_TOKEN = 4
 """A rule of thumb for European languages; counting exactly would take each model's own vocabulary."""
@@ -40,13 +42,13 @@ def estimate(text: str) -> int:
     return -(-len(text) // CHARACTERS_A_TOKEN)
 
 
-def pack(hits: Sequence[Hit], *, budget: int) -> Context:
-    """The memories of a recall that fit into `budget` tokens, the most relevant first, of equals the newest.
+def pack(hits: Sequence[Hit], *, budget: int, order: PackingOrder = "greedy") -> Context:
+    """The memories of a recall that fit into `budget` tokens, in the order of `PackingOrder`, of equals the newest.
 
     Of memories that say the same in the same person's words, one is kept. One that is too long gives its matching
     stretch; the first is cut to fit, so that a recall that found something never leaves an empty context.
     """
-    unique = _unique(sorted(hits, key=lambda hit: (hit.score, happened(hit.memory)), reverse=True))
+    unique = _ordered(_unique(sorted(hits, key=lambda hit: (hit.score, happened(hit.memory)), reverse=True)), order)
     sources: list[Source] = []
     left = budget
     for hit in unique:
@@ -57,9 +59,33 @@ def pack(hits: Sequence[Hit], *, budget: int) -> Context:
     return Context(tuple(sources), budget - left, len(unique) - len(sources))
 
 
+def text_of(context: Context) -> str:
+    """The context for a prompt: a line for each source, with its mark, its day and its speaker."""
+    return "\n".join(_line(source) for source in context.sources)
+
+
 def happened(memory: Memory) -> datetime:
     """When a memory's matter happened, or else when it was stored."""
     return memory.occurred_at or memory.created_at
+
+
+def _ordered(hits: Sequence[Hit], order: PackingOrder) -> list[Hit]:
+    """Hits, which come by relevance, in another order; `sorted` keeps that among equals."""
+    if order == "recent":
+        return sorted(hits, key=lambda hit: happened(hit.memory), reverse=True)
+    if order == "greedy":
+        return list(hits)
+    taken: defaultdict[str | None, int] = defaultdict(int)
+    turns: list[int] = []
+    for hit in hits:
+        turns.append(taken[hit.memory.session_id])
+        taken[hit.memory.session_id] += 1
+    return [hit for _, hit in sorted(zip(turns, hits, strict=True), key=itemgetter(0))]
+
+
+def _line(source: Source) -> str:
+    who = f", {source.memory.speaker}" if source.memory.speaker else ""
+    return f"[{source.number}] ({happened(source.memory).date().isoformat()}{who}) {' '.join(source.text.split())}"
 
 
 def _unique(hits: Sequence[Hit]) -> list[Hit]:

@@ -12,9 +12,9 @@ from engram_contracts.commands import Command, Think
 from engram_contracts.errors import Conflict, EngramError
 from engram_contracts.events import Thinking
 from engram_contracts.facts import Thought
-from engram_contracts.questions import FindJob, Recall, Recollection
+from engram_contracts.questions import ContextSource, FindJob, PackContext, PackedContext, Recall, Recollection
 from engram_contracts.topology import LOG, log_subject
-from engram_reasoner.context import pack
+from engram_reasoner.context import Source, happened, pack, text_of
 from engram_reasoner.ports import Answer, Inquiry, Thinker
 from engram_reasoner.voice import Voice
 from engram_runtime.bus import Appended, Bus, Entry
@@ -47,6 +47,23 @@ class Handlers:
     async def think(self, deliveries: Sequence[Delivery[Command]]) -> Sequence[Outcome]:
         """Answer questions, each on its own. A repeat gives the first answer again, once the record holds it."""
         return await asyncio.gather(*(self._outcome(delivery) for delivery in deliveries))
+
+    async def context(self, question: PackContext) -> PackedContext:
+        """Memories for somebody else's prompt, packed as for our own."""
+        recall = Recall(
+            tenant=question.tenant, query=question.query, limit=question.limit, filters=question.filters,
+            as_of=question.as_of, min_score=question.min_score, fold="near",
+            deadline_ms=int(RECALL_SECONDS * 1000),
+        )  # fmt: skip
+        recollection = await self._bus.ask(recall, within=RECALL_SECONDS)
+        context = pack(recollection.hits, budget=question.budget, order=question.order)
+        return PackedContext(
+            text=text_of(context),
+            sources=tuple(_shown(source) for source in context.sources),
+            tokens=context.tokens,
+            left_out=context.left_out,
+            degraded=recollection.degraded,
+        )
 
     async def _outcome(self, delivery: Delivery[Command]) -> Outcome:
         command = cast(Think, delivery.message)
@@ -125,3 +142,18 @@ class Handlers:
             log.warning(
                 "thought not announced", extra={"tenant": tenant, "command": thought.command, "why": error.code}
             )
+
+
+def _shown(source: Source) -> ContextSource:
+    memory = source.memory
+    return ContextSource(
+        number=source.number,
+        memory_id=memory.id,
+        text=source.text,
+        score=source.score,
+        when=happened(memory),
+        speaker=memory.speaker,
+        session_id=memory.session_id,
+        kind=memory.kind,
+        cut=source.text != memory.content,
+    )

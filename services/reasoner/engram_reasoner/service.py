@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from engram_contracts.commands import Think
 from engram_contracts.facts import Remembered
-from engram_contracts.questions import Check
+from engram_contracts.questions import Check, PackContext
 from engram_contracts.topology import EXTRACT_LOG, SETTINGS, THINK
 from engram_reasoner.chat_openai import OpenAIChat, open_chat
 from engram_reasoner.handlers import Handlers
@@ -33,6 +33,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         linker = Linker(bus, chat, bus.bucket(SETTINGS), slots, _now) if chat and settings.reasoner.extract else None
         yield Service(
             name="reasoner",
+            answers={PackContext: handlers.context},
             takes=tuple(Taking(consumer=consumer, handler=handlers.think, commands=(Think,)) for consumer in THINK),
             follows=(_following(linker),) if linker else (),
             checks={"model": _check(settings.llm, chat)},

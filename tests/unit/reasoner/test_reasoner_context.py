@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from engram_contracts.questions import Hit
-from engram_reasoner.context import WRAPPING_TOKENS, estimate, pack
+from engram_reasoner.context import WRAPPING_TOKENS, estimate, pack, text_of
 from support.recalled import STORED, hits, memory
 
 
@@ -71,3 +71,29 @@ def test_the_best_memory_is_cut_rather_than_left_out() -> None:
 
 def test_a_recall_without_hits_packs_nothing() -> None:
     assert pack([], budget=100).sources == ()
+
+
+def test_the_newest_come_first_where_that_is_asked_for() -> None:
+    days = [STORED + timedelta(days=number) for number in range(3)]
+
+    packed = pack([hit(n, f"said {n}", 0.9 - n / 10, at=at) for n, at in enumerate(days)], budget=1_000, order="recent")
+
+    assert [source.memory.id for source in packed.sources] == ["m2", "m1", "m0"]
+
+
+def test_a_balanced_context_lets_conversations_take_turns() -> None:
+    def of(number: int, session: str, score: float) -> Hit:
+        plain = hit(number, f"said {number}", score)
+        return plain.model_copy(update={"memory": plain.memory.model_copy(update={"session_id": session})})
+
+    found = [of(1, "a", 0.9), of(2, "a", 0.8), of(3, "a", 0.7), of(4, "b", 0.6), of(5, "c", 0.5), of(6, "b", 0.4)]
+
+    packed = pack(found, budget=1_000, order="balanced")
+
+    assert [source.memory.id for source in packed.sources] == ["m1", "m4", "m5", "m2", "m6", "m3"]
+
+
+def test_a_context_reads_as_a_line_for_each_source() -> None:
+    packed = pack([hit(1, "I like\ntea", 0.9, speaker="Ann", at=STORED), hit(2, "Rain", 0.5)], budget=1_000)
+
+    assert text_of(packed).splitlines() == ["[1] (2026-06-01, Ann) I like tea", "[2] (2026-06-01) Rain"]
