@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -19,6 +20,8 @@ GENESIS = "0" * 64
 """Stands for the hash before the first record of a chain."""
 
 MOST_TARGETS = 20
+CUT = "chain-cut"
+"""The action of a record that is put where a chain was found shorter than it had been; `count` is how long it was."""
 
 
 class Mark(Message):
@@ -53,15 +56,26 @@ class Act(Message):
     address: str | None = None
 
 
+class Reached(Message):
+    """A place in a stream: a sequence, and when what stands there was appended."""
+
+    sequence: int
+    at: Moment
+
+    def holds(self, sequence: int, at: datetime) -> bool:
+        """Whether something is at this place or before it; a log that was cut off gives a sequence a second time."""
+        return sequence <= self.sequence and at <= self.at
+
+
 class AuditPage(Versioned):
     """Records of one tenant's chain that were appended together, as `engram.audit.<tenant>` holds them.
 
     Each record is an act with its number `n` (from 1), the hash `previous` of the record before it, and its own `hash`.
-    `through` tells up to which sequence of each stream the acts of this tenant are in the chain.
+    `through` tells up to which place of each stream the acts of this tenant are in the chain.
     """
 
     records: tuple[dict[str, Any], ...]
-    through: dict[str, int]
+    through: dict[str, Reached]
 
 
 class Head(Message):
@@ -82,7 +96,7 @@ class Flaw(Message):
 
 def chained(act: Act, n: int, previous: str) -> dict[str, Any]:
     """The act as record number `n` of a chain, with its hash."""
-    record = {"n": n, **act.model_dump(mode="json", exclude_none=True, exclude_defaults=False), "previous": previous}
+    record = {"n": n, **act.model_dump(mode="json", exclude_none=True), "previous": previous}
     return {**record, "hash": hash_of(record)}
 
 
@@ -94,31 +108,53 @@ def hash_of(record: Mapping[str, Any]) -> str:
     ).hexdigest()
 
 
-def flaws(tenant: str, records: Iterable[Mapping[str, Any]], head: Head | None = None) -> Iterator[Flaw]:
-    """Everything in a tenant's chain that does not fit, in order; nothing where it is whole.
+class ChainCheck:
+    """Looks through a tenant's chain, record by record, from its first.
 
-    `head` is where the chain is known to have come to; without it, what was cut off at the end cannot be told.
+    `head` is where the chain is known to have come to; without it, what was cut off at the end cannot be told. With
+    `anywhere` the first record may have any number, as in a file that holds a part of a chain.
     """
-    n, last = 0, GENESIS
-    for record in records:
-        yield from _misfits(tenant, record, n + 1, last, head)
-        n, last = max(n, _number(record)), str(record.get("hash"))
-    if head is not None and n < head.n:
-        yield Flaw(tenant=tenant, n=n + 1, what=f"cut off: the chain ends at record {n}, but {head.n} were written")
 
+    def __init__(self, tenant: str, head: Head | None = None, *, anywhere: bool = False) -> None:
+        self.tenant = tenant
+        self.n, self.hash, self.seen = 0, GENESIS, 0
+        self._head = head
+        self._anywhere = anywhere
 
-def _misfits(tenant: str, record: Mapping[str, Any], wanted: int, last: str, head: Head | None) -> Iterator[Flaw]:
-    n = _number(record)
-    if n > wanted:
-        yield Flaw(tenant=tenant, n=wanted, what=f"missing: record {n} stands where {wanted} belongs")
-    elif n < wanted:
-        yield Flaw(tenant=tenant, n=n, what=f"moved: record {n} stands where {wanted} belongs")
-    elif record.get("previous") != last:
-        yield Flaw(tenant=tenant, n=n, what=f"replaced: record {n} does not follow the record before it")
-    if record.get("hash") != hash_of(record) or record.get("tenant") != tenant:
-        yield Flaw(tenant=tenant, n=n, what=f"edited: record {n} is not what its hash was made of")
-    if head is not None and n == head.n and record.get("hash") != head.hash:
-        yield Flaw(tenant=tenant, n=n, what=f"replaced: record {n} is not the one that was written")
+    def take(self, record: Mapping[str, Any]) -> list[Flaw]:
+        """What does not fit about the next record."""
+        n, said = _number(record), str(record.get("hash"))
+        if self._anywhere:
+            self._anywhere, self.n, self.hash = False, n - 1, str(record.get("previous"))
+        found = [*self._place(n, record), *self._content(n, said, record)]
+        self.n, self.hash, self.seen = max(n, self.n), said, self.seen + 1
+        return found
+
+    def end(self) -> list[Flaw]:
+        """What is missing behind the last record."""
+        if self._head is None or self.n >= self._head.n:
+            return []
+        return [self._flaw(self.n + 1, f"cut off: the chain ends at record {self.n}, but {self._head.n} were written")]
+
+    def _place(self, n: int, record: Mapping[str, Any]) -> Iterator[Flaw]:
+        wanted = self.n + 1
+        if n > wanted:
+            yield self._flaw(wanted, f"missing: record {n} stands where {wanted} belongs")
+        elif n < wanted:
+            yield self._flaw(n, f"moved: record {n} stands where {wanted} belongs")
+        elif record.get("previous") != self.hash:
+            yield self._flaw(n, f"replaced: record {n} does not follow the record before it")
+
+    def _content(self, n: int, said: str, record: Mapping[str, Any]) -> Iterator[Flaw]:
+        if said != hash_of(record) or record.get("tenant") != self.tenant:
+            yield self._flaw(n, f"edited: record {n} is not what its hash was made of")
+        elif record.get("action") == CUT:
+            yield self._flaw(n, f"cut off: the chain ended before record {n}, where {record.get('count')} were written")
+        elif self._head is not None and n == self._head.n and said != self._head.hash:
+            yield self._flaw(n, f"replaced: record {n} is not the one that was written")
+
+    def _flaw(self, n: int, what: str) -> Flaw:
+        return Flaw(tenant=self.tenant, n=n, what=what)
 
 
 def _number(record: Mapping[str, Any]) -> int:

@@ -38,6 +38,7 @@ from engram_api.incoming import (
 )
 from engram_api.lines import Line, Lines
 from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS, SECONDS, UNMATCHED
+from engram_api.refusals import Refusals
 from engram_api.repeats import Repeats
 from engram_api.routes import CALL, OPERATIONS, Operation, check
 from engram_api.settings import ServeSettings
@@ -45,6 +46,7 @@ from engram_api.share import Share
 from engram_api.usage import UsageLog
 from engram_contracts.errors import EngramError, Internal, NotFound, RateLimited, Rejected
 from engram_contracts.ids import new_id
+from engram_contracts.trail import Mark, targets
 from engram_runtime.context import correlation
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ LARGE = 16 * 1024
 READINESS = "/health/ready"
 """Its 503 says that a part is away, which is what it was asked; that is no failure of the request."""
 _NOT_PASSED_ON = frozenset({"content-type", "content-length"})
+REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 Method = Callable[[Call[Any, Any]], Awaitable[Answer]]
 
 
@@ -131,6 +134,7 @@ class Door:
         admission: Admission,
         share: Share,
         usage: UsageLog,
+        refusals: Refusals | None,
         repeats: Repeats,
         lines: Lines,
     ) -> None:
@@ -140,6 +144,7 @@ class Door:
         self._share = share
         self._brake = Brake()
         self._usage = usage
+        self._refusals = refusals
         self._repeats = repeats
         self._settings = settings
         self._lines = lines
@@ -186,11 +191,13 @@ class Door:
                     call = self._call(operation, request, exchange, raw)
                     response = await self._answered(operation, exchange, call)
         except EngramError as error:
+            self._note_refusal(error, request)
             response = await self._refused(exchange, error)
         except Exception as error:
             response = exchange.fail(_unexpected(error, operation.path))
         if exchange.caller is not None:
-            response = await self._metered(operation, exchange, exchange.caller, response)
+            mark = _mark(exchange, request, response) if operation.audited and self._refusals is not None else None
+            response = await self._metered(operation, exchange, exchange.caller, response, mark)
         return _measured(exchange, response)
 
     def _is_large(self, operation: Operation, request: Request, caller: Caller | None) -> bool:
@@ -294,7 +301,7 @@ class Door:
         return True
 
     async def _metered(
-        self, operation: Operation, exchange: Exchange, caller: Caller, response: web.Response
+        self, operation: Operation, exchange: Exchange, caller: Caller, response: web.Response, mark: Mark | None
     ) -> web.Response:
         """The response, once its usage is durable; an error instead where it cannot be."""
         try:
@@ -305,10 +312,15 @@ class Door:
                 counters=_counters(operation, response.status),
                 request_id=exchange.request_id,
                 idempotency_key=exchange.key,
+                mark=mark,
             )
         except EngramError as error:
             return exchange.fail(error)
         return response
+
+    def _note_refusal(self, error: EngramError, request: Request) -> None:
+        if self._refusals is not None and error.http_status in REFUSED:
+            self._refusals.count(error.code, request.remote)
 
 
 _AT_ONCE = contextlib.nullcontext()
@@ -349,6 +361,15 @@ def _body(exchange: Exchange, answer: Answer) -> tuple[bytes, str]:
     if isinstance(answer.data, Page):
         return answer.data.body, answer.data.content_type
     return envelope.success(answer.data, {"request_id": exchange.request_id, **answer.meta}), envelope.JSON
+
+
+def _mark(exchange: Exchange, request: Request, response: web.Response) -> Mark:
+    """What the audit trail is told: who asked, and the ids in the path or of what was made."""
+    named = [*request.match_info.values()]
+    made = response.headers.get("Location", "").rsplit("/", 1)[-1]
+    known_as = exchange.correlation if exchange.correlation != exchange.request_id else None
+    actor = exchange.caller.actor if exchange.caller else None
+    return Mark(actor=actor, correlation=known_as, **targets([*named, *([made] if made else [])]))
 
 
 def _counters(operation: Operation, status: int) -> Mapping[str, int]:

@@ -67,6 +67,9 @@ SEARCH: Mapping[str, int] = {"api_calls": 1, "search_queries": 1}
 
 READING = frozenset({"recall", "context"})
 """Questions that are too long for a query, so they are posted."""
+TOLD_BY_FACTS = frozenset({"memories:write", "graph:write", "think", "recall"})
+SENSITIVE = frozenset({"data:export", "data:erase", "audit:read"})
+"""Permissions of operations that are audited even where they only read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,11 @@ class Operation:
     def writes(self) -> bool:
         """Whether it changes something; then a request may carry an idempotency key."""
         return self.method != "GET" and self.name not in READING
+
+    @property
+    def audited(self) -> bool:
+        """Whether its requests are in the audit trail. Changes of memories and of the graph are there as facts."""
+        return (self.writes and self.permission not in TOLD_BY_FACTS) or self.permission in SENSITIVE
 
 
 OPERATIONS: tuple[Operation, ...] = (

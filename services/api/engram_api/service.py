@@ -23,6 +23,7 @@ from engram_api.listening import listening
 from engram_api.outstanding import Outstanding
 from engram_api.pressure import Pressure
 from engram_api.readiness import Readiness
+from engram_api.refusals import Refusals
 from engram_api.repeats import Repeats
 from engram_api.settings import AuthSettings, ServeSettings, Settings
 from engram_api.share import Share
@@ -66,8 +67,12 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             tokens=_tokens(settings.auth, stack),
             host_suffix=settings.auth.host_suffix,
         )
-        usage = UsageLog(bus, f"door-{new_id()[-12:]}", waiting=serve.waiting, within=serve.broker_seconds)
+        name = f"door-{new_id()[-12:]}"
+        usage = UsageLog(bus, name, waiting=serve.waiting, within=serve.broker_seconds)
         stack.push_async_callback(usage.close)
+        refusals = Refusals(bus, name, every=settings.audit.every) if settings.audit.enabled else None
+        if refusals is not None:
+            stack.push_async_callback(refusals.close)
         pressure = Pressure(bus)
         stack.push_async_callback(pressure.close)
         announcer = Announcer(bus)
@@ -95,7 +100,15 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         )
         lines = Lines(total=serve.streams, each=serve.tenant_streams)
         door = Door(
-            handlers, serve, gate=gate, admission=admission, share=share, usage=usage, repeats=repeats, lines=lines
+            handlers,
+            serve,
+            gate=gate,
+            admission=admission,
+            share=share,
+            usage=usage,
+            refusals=refusals,
+            repeats=repeats,
+            lines=lines,
         )
         await stack.enter_async_context(arriving(bus, Arrivals(gate, admission, writer, usage, pepper)))
         await stack.enter_async_context(listening(door.application(), serve))

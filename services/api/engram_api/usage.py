@@ -15,6 +15,7 @@ from engram_contracts.errors import EngramError, Unavailable
 from engram_contracts.facts import UsageBatch, UsageEvent
 from engram_contracts.ids import derived_id, new_id
 from engram_contracts.topology import usage_subject
+from engram_contracts.trail import Mark
 from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.tracing import publishing
 
@@ -40,6 +41,7 @@ class UsageLog:
         counters: Mapping[str, int],
         request_id: str,
         idempotency_key: str | None,
+        mark: Mark | None = None,
     ) -> None:
         """Return once the event is durable. Raises where it cannot be written.
 
@@ -54,6 +56,7 @@ class UsageLog:
             status=status,
             at=datetime.now(UTC),
             counters=dict(counters),
+            audit=mark,
         )
         if status >= HTTPStatus.TOO_MANY_REQUESTS:
             self._in_background(event)

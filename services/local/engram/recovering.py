@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engram.operating import bounded, settings_for
+from engram.trails import actor
 from engram_contracts import recovery
 from engram_contracts.errors import Rejected
 from engram_contracts.ids import new_id
@@ -39,7 +39,7 @@ async def ask(data_dir: Path, question: str, asked: dict[str, Any]) -> dict[str,
 
 async def drop(data_dir: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Delete all that is chosen, in as many steps as it takes."""
-    ready = _question(DropDead, {**asked, "actor": _actor()})
+    ready = _question(DropDead, {**asked, "actor": actor()})
     total = 0
     async with _connected(data_dir) as bus:
         while True:
@@ -51,7 +51,7 @@ async def drop(data_dir: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 async def replay(data_dir: Path, asked: dict[str, Any], bar: Bar | None) -> dict[str, Any]:
     """Start a replay, and with a bar follow it to its end; its status."""
-    ready = _question(StartReplay, {**asked, "id": new_id(), "actor": _actor()})
+    ready = _question(StartReplay, {**asked, "id": new_id(), "actor": actor()})
     async with _connected(data_dir) as bus:
         status = await bus.ask(ready, within=ANSWER_SECONDS)
         if bar is not None:
@@ -101,11 +101,3 @@ def _question(kind: type[Question[Any]], asked: dict[str, Any]) -> Any:
 
 def _told(answer: Message) -> dict[str, Any]:
     return answer.model_dump(mode="json", exclude_none=True)
-
-
-def _actor() -> str:
-    """Who is at the keyboard, for the log."""
-    try:
-        return f"command:{getpass.getuser()}"
-    except (KeyError, OSError):
-        return "command"

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from engram_contracts.errors import EngramError
-from engram_contracts.questions import Check, GetUsage, Usage
+from engram_contracts.questions import Check, GetUsage, Heads, ListHeads, Usage
 from engram_contracts.topology import LOG, USAGE
+from engram_contracts.trail import Act, Head, Reached
+from engram_metering.acts import of_facts, of_requests
 from engram_metering.days import day_range
 from engram_metering.ports import Ledger
+from engram_metering.trail import Trail
 from engram_runtime.service import Delivery, Outcome
 
 
 class Handlers:
     """Follows facts and usage, as `intake` reads them, into the ledger, and answers from it."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, trail: Trail | None = None) -> None:
         self._ledger = ledger
+        self._trail = trail
 
     async def facts(self, deliveries: Sequence[Delivery[Any]]) -> Sequence[Outcome]:
-        """Count a stretch of the LOG. A repeat changes nothing."""
-        await self._ledger.post_facts(deliveries)
+        """Count a stretch of the LOG, once it is in the audit trail. A repeat changes nothing."""
+        await self._ledger.post_facts(deliveries, await self._note(LOG.name, of_facts(deliveries)))
         return [None] * len(deliveries)
 
     async def usage(self, deliveries: Sequence[Delivery[Any]]) -> Sequence[Outcome]:
-        """Count a stretch of the USAGE stream. A repeat changes nothing."""
-        await self._ledger.post_usage(deliveries)
+        """Count a stretch of the USAGE stream, once it is in the audit trail. A repeat changes nothing."""
+        await self._ledger.post_usage(deliveries, await self._note(USAGE.name, of_requests(deliveries)))
         return [None] * len(deliveries)
+
+    async def _note(self, stream: str, acts: Iterable[tuple[Reached, Act]]) -> Sequence[Head]:
+        return await self._trail.write(stream, acts) if self._trail else ()
+
+    async def list_heads(self, question: ListHeads) -> Heads:
+        """Where audit chains have come to."""
+        return Heads(heads=tuple(await self._ledger.heads(question.tenant)))
 
     async def log_position(self) -> int:
         """The LOG sequence up to which the ledger has counted."""

@@ -10,8 +10,20 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from engram_contracts.facts import Forgotten, Linked, Remembered, Revised, Thought
+from engram_contracts.facts import (
+    EdgeDropped,
+    EdgePut,
+    Forgotten,
+    Judged,
+    Linked,
+    NodeDropped,
+    NodePut,
+    Remembered,
+    Revised,
+    Thought,
+)
 from engram_contracts.messages import Message, Moment, Versioned
+from engram_contracts.trail import Act, Mark
 
 Amount = Annotated[int, Field(ge=0, le=2**53)]
 """What one event may add to a meter; a ledger of 64-bit integers holds a thousand of the largest."""
@@ -44,10 +56,12 @@ class ChangedText(Message):
 
 
 class Counted(Versioned):
-    """Of every fact: which command caused it, and when that was accepted."""
+    """Of every fact: which command caused it, when that was accepted, when the fact came to be, and who asked."""
 
     command: str
     accepted_at: Moment
+    at: Moment
+    actor: str | None = None
 
 
 class CountedRemembered(Counted):
@@ -84,19 +98,33 @@ class CountedLinked(Counted):
     use: ModelTokens = ModelTokens()
 
 
+class Noted(Counted):
+    """A fact that moves no meter and belongs into the audit trail. A node of the graph has no memory's id."""
+
+    memory_id: str | None = None
+    node: str | None = None
+    source: str | None = None
+    type: str | None = None
+    target: str | None = None
+
+
 class CountedRequest(Message):
     """A `UsageEvent` with its counters in bounds."""
 
     request_id: str
     tenant: str
     at: Moment
+    route: str = ""
+    status: int = 0
     counters: dict[str, Amount] = Field(default_factory=dict)
+    audit: Mark | None = None
 
 
 class CountedUsage(Versioned):
     """A `UsageBatch` with its counters in bounds."""
 
     events: tuple[CountedRequest, ...]
+    acts: tuple[Act, ...] = ()
 
 
 FACTS: dict[str, type[Message]] = {
@@ -106,4 +134,5 @@ FACTS: dict[str, type[Message]] = {
     Thought.event: CountedThought,
     Linked.event: CountedLinked,
 }
+NOTED: dict[str, type[Message]] = {kind.event: Noted for kind in (Judged, NodePut, NodeDropped, EdgePut, EdgeDropped)}
 USAGE: dict[str, type[Message]] = {"usage": CountedUsage}

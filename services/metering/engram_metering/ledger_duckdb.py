@@ -21,6 +21,7 @@ import duckdb
 from engram_contracts.errors import EngramError, Rejected, Unavailable
 from engram_contracts.questions import Meter
 from engram_contracts.topology import LOG, USAGE, Stream
+from engram_contracts.trail import Head
 from engram_metering.intake import Counted, CountedRequest, CountedUsage
 from engram_metering.tally import Charge, Key, Known, Tally, is_time_ordered, request_key, wanted
 from engram_runtime.service import Delivery
@@ -36,6 +37,7 @@ CREATE TABLE IF NOT EXISTS sizes (tenant VARCHAR, memory_id UUID, bytes BIGINT);
 CREATE TABLE IF NOT EXISTS applied (tenant VARCHAR, event_id UUID);
 CREATE TABLE IF NOT EXISTS positions (stream VARCHAR, sequence BIGINT);
 ALTER TABLE positions ADD COLUMN IF NOT EXISTS appended TIMESTAMP;
+CREATE TABLE IF NOT EXISTS heads (tenant VARCHAR, n BIGINT, hash VARCHAR);
 """
 OPEN_POSITION = """
 INSERT INTO positions (stream, sequence) SELECT $stream, 0 WHERE NOT EXISTS (FROM positions WHERE stream = $stream)
@@ -68,6 +70,9 @@ WHERE memory_id = id AND tenant = t
 NEW_APPLIED = "INSERT INTO applied SELECT unnest($1::VARCHAR[]), unnest($2::VARCHAR[])::UUID"
 MOVE = "UPDATE positions SET sequence = $1, appended = $2 WHERE stream = $3 AND sequence < $1"
 REWIND = "UPDATE positions SET sequence = $1 WHERE stream = $2"
+NO_HEADS = "DELETE FROM heads WHERE tenant IN (SELECT unnest($1::VARCHAR[]))"
+NEW_HEADS = "INSERT INTO heads SELECT unnest($1::VARCHAR[]), unnest($2::BIGINT[]), unnest($3::VARCHAR[])"
+HEADS = "SELECT tenant, n, hash FROM heads WHERE $tenant IS NULL OR tenant = $tenant ORDER BY tenant"
 METERS = """
 SELECT strftime(day, '%Y-%m-%d'), meter, sum(amount)::BIGINT FROM ledger
 WHERE tenant = $tenant AND day BETWEEN $first AND $last AND ($meter IS NULL OR meter = $meter)
@@ -99,13 +104,18 @@ class DuckLedger:
         self._connection = connection
         self._thread = thread
 
-    async def post_facts(self, facts: Sequence[Delivery[Counted]]) -> None:
+    async def post_facts(self, facts: Sequence[Delivery[Counted]], heads: Sequence[Head] = ()) -> None:
         """See `Ledger.post_facts`."""
-        await self._write(partial(self._post_facts, facts))
+        await self._write(partial(self._post_facts, facts, heads))
 
-    async def post_usage(self, batches: Sequence[Delivery[CountedUsage]]) -> None:
+    async def post_usage(self, batches: Sequence[Delivery[CountedUsage]], heads: Sequence[Head] = ()) -> None:
         """See `Ledger.post_usage`."""
-        await self._write(partial(self._post_usage, batches))
+        await self._write(partial(self._post_usage, batches, heads))
+
+    async def heads(self, tenant: str | None) -> list[Head]:
+        """See `Ledger.heads`."""
+        rows = await asyncio.to_thread(self._read, HEADS, {"tenant": tenant})
+        return [Head(tenant=owner, n=n, hash=digest) for owner, n, digest in rows]
 
     async def position(self, stream: str) -> int:
         """See `Ledger.position`."""
@@ -146,8 +156,9 @@ class DuckLedger:
         with _translated(), self._connection.cursor() as cursor:
             return cursor.execute(query, dict(parameters)).fetchall()
 
-    def _post_facts(self, facts: Sequence[Delivery[Counted]]) -> None:
+    def _post_facts(self, facts: Sequence[Delivery[Counted]], heads: Sequence[Head]) -> None:
         with self._transaction():
+            self._store_heads(heads)
             tally = Tally(known := self._known(facts))
             for fact in facts:
                 tally.add(fact)
@@ -165,9 +176,10 @@ class DuckLedger:
             self._store_charges(tally.charges)
             self._store_state(tally, known)
 
-    def _post_usage(self, batches: Sequence[Delivery[CountedUsage]]) -> None:
+    def _post_usage(self, batches: Sequence[Delivery[CountedUsage]], heads: Sequence[Head]) -> None:
         events = [(batch.sequence, event) for batch in batches for event in batch.message.events]
         with self._transaction():
+            self._store_heads(heads)
             tally = Tally(known := Known(applied=self._known_requests([event for _, event in events])))
             for sequence, event in events:
                 tally.add_request(sequence, event)
@@ -224,6 +236,11 @@ class DuckLedger:
         if charges:
             rows = [(c.tenant, c.event_id, [*c.amounts], [*c.amounts.values()], _us(c.at), c.sequence) for c in charges]
             self._connection.execute(CHARGE, _columns(rows))
+
+    def _store_heads(self, heads: Sequence[Head]) -> None:
+        if heads:
+            self._connection.execute(NO_HEADS, [[head.tenant for head in heads]])
+            self._connection.execute(NEW_HEADS, _columns([(head.tenant, head.n, head.hash) for head in heads]))
 
     def _store_state(self, tally: Tally, known: Known) -> None:
         new = [(*key, size) for key, size in tally.sizes.items() if key not in known.sizes]

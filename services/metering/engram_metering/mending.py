@@ -23,6 +23,7 @@ from engram_metering import intake
 from engram_metering.handlers import Handlers
 from engram_metering.ledger_duckdb import DuckLedger
 from engram_metering.tally import FACT_METERS, uuid_of
+from engram_metering.trail import Trail
 from engram_runtime.bus import Bus
 from engram_runtime.refetching import facts_of
 from engram_runtime.service import Delivery, Outcome
@@ -51,8 +52,8 @@ NOT_APPLIED = "DELETE FROM applied WHERE tenant = $1 AND event_id IN (SELECT unn
 class Mender(Handlers):
     """The handlers, which also tell what the ledger keeps and put it right, never while facts are counted."""
 
-    def __init__(self, ledger: DuckLedger, bus: Bus) -> None:
-        super().__init__(ledger)
+    def __init__(self, ledger: DuckLedger, bus: Bus, trail: Trail | None = None) -> None:
+        super().__init__(ledger, trail)
         self._duck = ledger
         self._bus = bus
         self._one_at_a_time = asyncio.Lock()

@@ -7,6 +7,7 @@ from datetime import date, datetime
 from typing import Protocol
 
 from engram_contracts.questions import Meter
+from engram_contracts.trail import Head
 from engram_metering.intake import Counted, CountedUsage
 from engram_runtime.service import Delivery
 
@@ -14,11 +15,17 @@ from engram_runtime.service import Delivery
 class Ledger(Protocol):
     """Charges and the positions in the streams they came from, stored together."""
 
-    async def post_facts(self, facts: Sequence[Delivery[Counted]]) -> None:
-        """Count facts of the LOG and move its position to the last of them; what was counted before changes nothing."""
+    async def post_facts(self, facts: Sequence[Delivery[Counted]], heads: Sequence[Head] = ()) -> None:
+        """Count facts of the LOG and move its position to the last of them; what was counted before changes nothing.
 
-    async def post_usage(self, batches: Sequence[Delivery[CountedUsage]]) -> None:
+        `heads` are the ends of audit chains that were written meanwhile, kept beside.
+        """
+
+    async def post_usage(self, batches: Sequence[Delivery[CountedUsage]], heads: Sequence[Head] = ()) -> None:
         """Count usage events of the USAGE stream, in the same manner."""
+
+    async def heads(self, tenant: str | None) -> list[Head]:
+        """The ends of all audit chains, or of one tenant's."""
 
     async def position(self, stream: str) -> int:
         """The last sequence of a stream whose effects are stored; 0 for none."""

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from engram_contracts.auditing import LedgerPositions, ListCharged, ListMetered, MendMetered
-from engram_contracts.questions import GetUsage
+from engram_contracts.questions import GetUsage, ListHeads
 from engram_contracts.topology import METERING_LOG, METERING_USAGE
 from engram_metering import intake
 from engram_metering.ledger_duckdb import open_ledger
 from engram_metering.mending import Mender
 from engram_metering.settings import Settings
+from engram_metering.trail import Trail
 from engram_runtime.bus import Bus
 from engram_runtime.service import Following, Service
 
@@ -21,12 +22,13 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     """The service over the ledger in `<data_dir>/metering/ledger.duckdb`; one process at a time may hold it."""
     file = settings.data_dir.expanduser() / "metering" / "ledger.duckdb"
     async with open_ledger(file, memory_mb=settings.metering.memory_mb) as ledger:
-        handlers = Mender(ledger, bus)
+        audited = settings.audit.enabled
+        handlers = Mender(ledger, bus, Trail(bus, ledger.heads) if audited else None)
         log = Following(
             consumer=METERING_LOG,
             handler=handlers.facts,
             position=handlers.log_position,
-            messages=intake.FACTS,
+            messages={**intake.FACTS, **intake.NOTED} if audited else intake.FACTS,
             appended=handlers.log_appended,
             rewind=handlers.rewind_log,
         )
@@ -46,6 +48,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
                 ListCharged: handlers.charged,
                 MendMetered: handlers.mend,
                 LedgerPositions: handlers.positions,
+                ListHeads: handlers.list_heads,
             },
             follows=(log, usage),
             checks={"ledger": handlers.check},

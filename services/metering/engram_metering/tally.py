@@ -21,6 +21,7 @@ from engram_metering.intake import (
     CountedRequest,
     CountedRevised,
     CountedThought,
+    Noted,
 )
 from engram_runtime.service import Delivery
 
@@ -94,7 +95,7 @@ class Tally:
     def add(self, delivery: Delivery[Counted]) -> None:
         """Count a fact, unless its effect was counted before."""
         fact = delivery.message
-        if _counted_by_command(fact) and not self._first(_command(delivery)):
+        if isinstance(fact, Noted) or (_counted_by_command(fact) and not self._first(_command(delivery))):
             return
         amounts = {meter: amount for meter, amount in self._amounts(delivery).items() if amount}
         if amounts:
@@ -161,7 +162,7 @@ def request_key(event: CountedRequest) -> Key:
 
 
 def _counted_by_command(fact: Counted) -> bool:
-    return not isinstance(fact, CountedRemembered)
+    return not isinstance(fact, CountedRemembered | Noted)
 
 
 def _memory(delivery: Delivery[Counted]) -> Key | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from engram_contracts.commands import Command
@@ -31,6 +31,7 @@ from engram_contracts.recovery import (
     StatusReplay,
 )
 from engram_contracts.topology import work_subject
+from engram_contracts.trail import Act, targets
 from engram_recovery import marks
 from engram_recovery.browsing import Browser
 from engram_recovery.graveyard import Graveyard
@@ -52,8 +53,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+async def unnoted(_: Act) -> None:
+    """Keep no audit trail."""
+
+
 class Handlers:
-    """One method per contract; `now` is the clock."""
+    """One method per contract; `now` is the clock, `note` hands an act to the audit trail."""
 
     def __init__(
         self,
@@ -64,7 +69,9 @@ class Handlers:
         replayer: Replayer,
         *,
         now: Callable[[], datetime] = utc_now,
+        note: Callable[[Act], Awaitable[None]] = unnoted,
     ) -> None:
+        self._note = note
         self._bus = bus
         self._browser = browser
         self._graveyard = graveyard
@@ -92,6 +99,7 @@ class Handlers:
         known = await self._replays.find(question.tenant, identity)
         if known is None:
             await self._check(question)
+            await self._note(self._act("replay", question.tenant, question.actor, [identity]))
             await self._put_to_work(question, identity)
         return await self._status(question.tenant, identity)
 
@@ -113,9 +121,11 @@ class Handlers:
         return await self._status(question.tenant, question.id)
 
     async def drop_dead(self, question: DropDead) -> Dropped:
-        """Delete dead letters for good; who and why stands in the log before the first one goes."""
+        """Delete dead letters for good; who did so is noted, and why stands in the log, before the first one goes."""
         check_reach(question.tenant, question.selection.filter)
         await self._graveyard.require(question.tenant, question.selection.sequences)
+        chosen = [str(sequence) for sequence in question.selection.sequences]
+        await self._note(self._act("drop-dead-letters", question.tenant, question.actor, chosen))
         log.warning("dropping dead letters", extra=question.model_dump(mode="json", exclude_none=True))
         answer = await self._drop(question)
         log.info("dropped dead letters", extra={"tenant": question.tenant, **answer.model_dump()})
@@ -129,6 +139,9 @@ class Handlers:
         """Whether the dead letters can be reached."""
         await self._graveyard.extent()
         return Check(ok=True)
+
+    def _act(self, action: str, tenant: str, actor: str | None, ids: Sequence[str]) -> Act:
+        return Act(tenant=tenant, at=self._now(), action=action, actor=actor, **targets(ids))
 
     async def _outcome(self, delivery: Delivery[Command]) -> Outcome:
         if not isinstance(delivery.message, Replay):

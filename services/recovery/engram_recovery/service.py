@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from engram_contracts.recovery import (
     CancelReplay,
@@ -19,7 +20,7 @@ from engram_contracts.recovery import (
 from engram_contracts.topology import DEAD, DUE, REPLAY
 from engram_recovery.browsing import Browser
 from engram_recovery.graveyard import Graveyard
-from engram_recovery.handlers import Handlers, utc_now
+from engram_recovery.handlers import Handlers, unnoted, utc_now
 from engram_recovery.metrics import counting
 from engram_recovery.remains import clearing
 from engram_recovery.replaying import Replayer
@@ -27,6 +28,7 @@ from engram_recovery.replays import Replays
 from engram_recovery.settings import Settings
 from engram_runtime.bus import Bus
 from engram_runtime.service import Service, Taking
+from engram_runtime.trail import note
 
 
 @asynccontextmanager
@@ -35,7 +37,8 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     graveyard, replays = Graveyard(bus), Replays(bus)
     browser = Browser(bus.archive(DEAD), most=settings.recovery.most_looked_at)
     replayer = Replayer(bus, graveyard, replays, now=utc_now)
-    handlers = Handlers(bus, browser, graveyard, replays, replayer)
+    noting = partial(note, bus, writer="recovery") if settings.audit.enabled else unnoted
+    handlers = Handlers(bus, browser, graveyard, replays, replayer, note=noting)
     how = settings.recovery
     async with counting(bus, every=how.count_seconds), clearing(bus, every=how.clear_seconds):
         yield Service(

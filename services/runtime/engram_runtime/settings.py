@@ -60,6 +60,13 @@ class TelemetrySettings(Section):
     otlp_endpoint: str = "http://localhost:4318"
 
 
+class AuditSettings(Section):
+    """Whether an audit trail is kept. A door writes down what it refused `every` so many seconds, added up."""
+
+    enabled: bool = True
+    every: float = Field(default=60.0, gt=0)
+
+
 class Common(BaseModel):
     """What every service needs to know. Sections of other services are ignored."""
 
@@ -71,6 +78,7 @@ class Common(BaseModel):
     durability: Durability = "power"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     nats: NatsSettings = NatsSettings()
+    audit: AuditSettings = AuditSettings()
     host: HostSettings = HostSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
