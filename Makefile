@@ -10,7 +10,7 @@ QDRANT_VERSION := 1.16.3
 
 .DEFAULT_GOAL := help
 DATA := ../shared/data/locomo
-.PHONY: help demo test chaos chaos-long run check bench bench-quality tools lock clean format
+.PHONY: help demo test chaos chaos-long fuzz run check bench bench-quality tools lock clean format
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ chaos: .venv/ready tools ## break a running system in every way there is (under 
 
 chaos-long: .venv/ready tools ## the same with the full figures, into tests/chaos/RESULTS.md (an hour or more)
 	@CHAOS_LONG=1 $(PY) -m pytest -s -m chaos -rs tests/chaos $(ARGS)
+
+fuzz: .venv/ready ## 10,000 requests made from the OpenAPI document, good and bad, as every role (ten minutes)
+	@SCHEMATHESIS_CASES=10000 $(PY) -m pytest --timeout 3600 tests/acceptance/test_acceptance_openapi.py $(ARGS)
 
 run: .venv/ready ## run Engram on this machine until Ctrl-C
 	@.venv/bin/engram serve

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from engram_api.connections import Runner
 from engram_api.settings import ServeSettings
 from engram_contracts.errors import Rejected
 
@@ -45,7 +46,7 @@ async def listening(app: web.Application, settings: ServeSettings) -> AsyncItera
     """The application, listening while the context is open. Raises `Rejected` where its port is taken."""
     leaving = Leaving()
     app.on_response_prepare.append(leaving.tell)
-    runner = web.AppRunner(
+    runner = Runner(
         app,
         access_log=None,
         logger=_silent(),

@@ -5,6 +5,7 @@ Nothing of it is written by hand but words: a new line in the route table is a n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, get_args
@@ -34,6 +35,7 @@ from engram_api.openapi_parts import JSON, REF, REQUEST, components, headers
 from engram_api.routes import Operation
 from engram_contracts.sampling import sampled
 
+STREAM = "text/event-stream"
 Json = dict[str, Any]
 Definitions = Mapping[str, Json]
 Schemas = Mapping[tuple[Any, Any], Json]
@@ -124,7 +126,7 @@ def _schemas(operations: tuple[Operation, ...]) -> tuple[Schemas, Definitions]:
 def _models(operation: Operation) -> Iterator[tuple[type[BaseModel], str]]:
     for body in _bodies(operation):
         yield body, "validation"
-    for answer in (operation.answer, *operation.also.values()):
+    for answer in (operation.answer, *operation.also.values(), *operation.events.values()):
         for kind in _choices(answer):
             yield kind, "serialization"
 
@@ -186,12 +188,19 @@ def failures(operation: Operation) -> set[int]:
 
 
 def _success(operation: Operation, status: int, answer: Any, schemas: Schemas, definitions: Definitions) -> Response:
-    said = HTTPStatus(status).phrase
-    if answer is None:
-        schema = {"type": "object"} if operation.media == JSON else {"type": "string"}
-        text = MediaType(media_type_schema=Schema.model_validate(schema), example=_SHOWN.get(operation.media, ""))
-        named = headers("X-Request-ID", "X-Correlation-ID")
-        return Response(description=said, headers=named, content={operation.media: text})
+    content = {} if answer is None else {JSON: _enveloped(answer, schemas, definitions)}
+    if operation.events and status == operation.status:
+        content[STREAM] = _streamed(operation.events, schemas, definitions)
+    names = ["X-Request-ID", "X-Correlation-ID"]
+    names += ["Idempotency-Replayed", "Location"] if operation.writes else []
+    return Response(
+        description=HTTPStatus(status).phrase,
+        headers=headers(*names),
+        content=content or {operation.media: _plain(operation.media)},
+    )
+
+
+def _enveloped(answer: Any, schemas: Schemas, definitions: Definitions) -> MediaType:
     data = _one_of([schemas[kind, "serialization"] for kind in _choices(answer)])
     envelope = {
         "type": "object",
@@ -199,13 +208,20 @@ def _success(operation: Operation, status: int, answer: Any, schemas: Schemas, d
         "required": ["data", "meta", "error"],
     }
     example = {"data": sampled(data, definitions), "meta": {"request_id": REQUEST}, "error": None}
-    names = ["X-Request-ID", "X-Correlation-ID"]
-    names += ["Idempotency-Replayed", "Location"] if operation.writes else []
-    return Response(
-        description=said,
-        headers=headers(*names),
-        content={JSON: MediaType(media_type_schema=Schema.model_validate(envelope), example=example)},
-    )
+    return MediaType(media_type_schema=Schema.model_validate(envelope), example=example)
+
+
+def _streamed(events: Mapping[str, type[BaseModel]], schemas: Schemas, definitions: Definitions) -> MediaType:
+    """Server-sent events; `x-events` names the models of their data."""
+    kinds = {name: schemas[kind, "serialization"] for name, kind in events.items()}
+    said = [f"event: {name}\ndata: {json.dumps(sampled(schema, definitions))}\n\n" for name, schema in kinds.items()]
+    schema = Schema.model_validate({"type": "string"})
+    return MediaType(media_type_schema=schema, example="".join(said), **{"x-events": kinds})
+
+
+def _plain(media: str) -> MediaType:
+    schema = Schema.model_validate({"type": "object"} if media == JSON else {"type": "string"})
+    return MediaType(media_type_schema=schema, example=_SHOWN.get(media, ""))
 
 
 def _failure(status: int) -> Reference:
@@ -217,6 +233,5 @@ _SHOWN = {
     "text/plain": 'engram_requests_total{method="GET",route="/health",status="200"} 1.0',
     "text/html": "<!doctype html>",
     "text/javascript": "export {};",
-    "text/event-stream": 'event: token\ndata: {"text": "Joel"}\n\n',
 }
 """What answers of other types look like."""
