@@ -21,6 +21,7 @@ from engram_contracts import recovery
 from engram_contracts.errors import Unavailable
 from engram_contracts.messages import Message
 from engram_contracts.questions import QUESTIONS, Question
+from engram_contracts.topology import GRAPH_LOG
 from engram_runtime.host import hosted
 from engram_runtime.keys import Role, create_key, create_tenant, load_pepper
 from engram_runtime.nats_bus import NatsBus, open_bus
@@ -179,7 +180,7 @@ async def open_door(
         open_bus(nats, name="parts", durability="process") as others,
         open_bus(nats, name="door", durability="process") as bus,
     ):
-        await provision(others.jetstream, consumers=())
+        await provision(others.jetstream, consumers=GRAPH_LOG)
         await create_tenant(others, "default")
         key = await create_key(others, "default", "admin", "admin", pepper)
         parts = Parts(others)

@@ -13,21 +13,26 @@ from engram_api.calls import Call
 from engram_contracts.commands import Command, Remember
 from engram_contracts.ids import derived_id, new_id
 from engram_contracts.memory import MemoryFields, NewMemory
+from engram_contracts.topology import Urgency
 
 
 @dataclass(slots=True)
 class Draft:
-    """A command as it will be published. `memory_id` is the memory it is about, if it is about one."""
+    """A command as it will be published. `memory_id` is the memory it is about, if it is about one.
+
+    `urgency` is that of the queue it has to go into, behind what it depends on; without it, the writer chooses.
+    """
 
     op: str
     id: str
     body: bytes
     memory_id: str | None = None
+    urgency: Urgency | None = None
 
     @classmethod
-    def of(cls, command: Command, *, memory_id: str | None = None) -> Draft:
+    def of(cls, command: Command, *, memory_id: str | None = None, urgency: Urgency | None = None) -> Draft:
         """The draft of a command."""
-        return cls(command.op, command.id, command.encode(), memory_id)
+        return cls(command.op, command.id, command.encode(), memory_id, urgency)
 
 
 def remembering(call: Call[Any, Any], memories: Sequence[NewMemory], now: datetime) -> list[Draft]:

@@ -37,6 +37,7 @@ from engram_api.models import (
     UsageQuery,
     WaitQuery,
 )
+from engram_api.pending import Pending
 from engram_api.reach import check_change, owned, reached, reaches, without_paths
 from engram_api.readiness import Readiness
 from engram_api.talks import Ear, JobTalk, ThinkTalk
@@ -72,6 +73,7 @@ from engram_contracts.questions import (
     Neighbours,
     PackContext,
 )
+from engram_contracts.topology import Urgency
 from engram_runtime.bus import Bus
 
 AnyCall = Call[Any, Any]
@@ -101,6 +103,7 @@ class Handlers(DeadLetterHandlers):
         self._acceptor = acceptor
         self._whereabouts = whereabouts
         self._readiness = readiness
+        self._pending = Pending(bus, within=ask_seconds)
         self._documents = Documents()
         self._waits = waits
 
@@ -146,43 +149,45 @@ class Handlers(DeadLetterHandlers):
         if not call.body.model_fields_set:
             raise Rejected("the body changes nothing; send at least one field", field="body")
         changes = without_private(call.body, "content")
-        memory, _ = await self._find_memory(call)
+        memory_id, urgency = await self._changeable(call)
         check_change(changes, call.caller)
         command = Revise.model_construct(
-            id=command_id(call, Revise.op, memory.id),
+            id=command_id(call, Revise.op, memory_id),
             accepted_at=datetime.now(UTC),
             actor=call.caller.actor,
             deadline=call.deadline,
-            memory_id=memory.id,
+            memory_id=memory_id,
             changes=changes.model_dump(mode="json", exclude_unset=True),
         )
-        return await self._acceptor.change(call, Draft.of(command, memory_id=memory.id))
+        return await self._acceptor.change(call, Draft.of(command, memory_id=memory_id, urgency=urgency))
 
     async def forget(self, call: Call[None, WaitQuery]) -> Answer:
         """Accept that a memory which is there is to be forgotten."""
-        memory, _ = await self._find_memory(call)
+        memory_id, urgency = await self._changeable(call)
         command = Forget.model_construct(
-            id=command_id(call, Forget.op, memory.id),
+            id=command_id(call, Forget.op, memory_id),
             accepted_at=datetime.now(UTC),
             actor=call.caller.actor,
             deadline=call.deadline,
-            memory_id=memory.id,
+            memory_id=memory_id,
         )
-        return await self._acceptor.change(call, Draft.of(command, memory_id=memory.id))
+        return await self._acceptor.change(call, Draft.of(command, memory_id=memory_id, urgency=urgency))
 
     async def judge(self, call: Call[FeedbackBody, WaitQuery]) -> Answer:
         """Accept a verdict on a memory that is there."""
-        memory, _ = await self._find_memory(call)
+        memory_id, urgency = await self._changeable(call)
+        if urgency is not None:  # the graph takes verdicts from a queue of its own
+            await self._pending.on_log(call.caller.tenant, memory_id)
         said = {name: getattr(call.body, name) for name in FeedbackBody.model_fields}
         command = Judge.model_construct(
-            id=command_id(call, Judge.op, memory.id),
+            id=command_id(call, Judge.op, memory_id),
             accepted_at=datetime.now(UTC),
             actor=call.caller.actor,
             deadline=call.deadline,
-            memory_id=memory.id,
+            memory_id=memory_id,
             **said,
         )
-        return await self._acceptor.change(call, Draft.of(command, memory_id=memory.id))
+        return await self._acceptor.change(call, Draft.of(command, memory_id=memory_id))
 
     async def recall(self, call: Call[RecallBody, NoQuery]) -> Answer:
         """Ask the index."""
@@ -385,6 +390,21 @@ class Handlers(DeadLetterHandlers):
         """Where Prometheus finds the metrics of every process, in the form of its HTTP service discovery."""
         found = await self._bus.ping_all(within=PING_SECONDS)
         return Answer(data=Page(targets(found), "application/json"))
+
+    async def _changeable(self, call: AnyCall) -> tuple[str, Urgency | None]:
+        """The id of a memory within reach, and the urgency of the queue in which it lies, where it is not there yet."""
+        memory_id = _memory_id(call)
+        try:
+            await self._find_memory(call)
+        except NotFound:
+            found = await self._pending.find(call.caller.tenant, memory_id)
+            if found is None:
+                await self._find_memory(call)  # it may have arrived meanwhile
+            elif reaches(call.caller, found.memory):
+                return memory_id, found.urgency
+            else:
+                raise
+        return memory_id, None
 
     async def _find_memory(self, call: AnyCall) -> tuple[Memory, tuple[str, ...]]:
         """A memory within the caller's reach, and the parts that could not help. `NotFound` when no part has it.

@@ -7,7 +7,7 @@ from typing import Any
 
 from engram_api.access import Caller
 from engram_contracts.errors import Forbidden
-from engram_contracts.memory import Memory, MemoryChanges, NewMemory
+from engram_contracts.memory import MemoryChanges, MemoryFields, NewMemory
 from engram_contracts.questions import History
 
 
@@ -32,7 +32,7 @@ def check_change(changes: MemoryChanges, caller: Caller) -> None:
             raise _outside(name)
 
 
-def reaches(caller: Caller, memory: Memory) -> bool:
+def reaches(caller: Caller, memory: MemoryFields) -> bool:
     """Whether a memory is one of those."""
     return caller.bounds.permits(memory.user_id, memory.session_id)
 

@@ -149,7 +149,7 @@ class Whereabouts:
             return False
         found = await self._indexed(tenant, draft.memory_id)
         if draft.op == Forget.op:
-            return found is None
+            return found is None and draft.urgency is None  # else what is to be forgotten was not there before either
         return found is not None and (draft.op == Remember.op or found.command == draft.id)
 
     async def _known(self, part: str, silent: list[str], ask: Callable[[], Awaitable[T | None]]) -> T | None:

@@ -72,7 +72,7 @@ class Writer:
     async def write(self, call: Call[Any, Any], drafts: Sequence[Draft]) -> Sequence[Appended | Exception]:
         """One outcome per command, once it is durable or refused. All commands are of one kind."""
         tenant, op = call.caller.tenant, drafts[0].op
-        urgency = self._urgency(tenant, op, len(drafts))
+        urgency = drafts[0].urgency or self._urgency(tenant, op, len(drafts))
         if urgency == "bulk":
             self._share.take(tenant, len(drafts))
         else:
