@@ -52,7 +52,8 @@ class Room:
         assert await self.handlers.apply(facts) == [None] * len(facts)
 
     async def recall(self, **how: Any) -> Recollection:
-        return await self.handlers.recall(Recall(**{"tenant": "acme", "query": "hello", "fold": "none", **how}))
+        asked = Recall(**{"tenant": "acme", "query": "hello", "fold": "none", **how})
+        return (await self.handlers.recall(asked)).read()
 
     async def numbers(self, **how: Any) -> list[int]:
         """Which memories are recalled, in order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from engram_contracts.commands import Command
 from engram_contracts.facts import Fact
@@ -37,7 +37,15 @@ class Delivery(Generic[M]):
 Outcome = Exception | None
 """What became of one delivery: `None` when done, else the error, whose class decides what happens next."""
 
-Answer = Callable[[Any], Awaitable[Message]]
+
+class Reply(Protocol):
+    """What answers a question: a message, or what writes itself as one."""
+
+    def encode(self) -> bytes:
+        """The message as JSON."""
+
+
+Answer = Callable[[Any], Awaitable[Reply]]
 Work = Callable[[Sequence[Delivery[Command]]], Awaitable[Sequence[Outcome]]]
 Follow = Callable[[Sequence[Delivery[Fact]]], Awaitable[Sequence[Outcome]]]
 Probe = Callable[[], Awaitable[Check]]

@@ -19,7 +19,6 @@ from engram_contracts.questions import (
     Indexed,
     IndexedMemory,
     Recall,
-    Recollection,
 )
 from engram_runtime.bus import Bus
 from engram_runtime.service import Delivery, Outcome
@@ -31,6 +30,7 @@ from engram_vectors.ports import Position, VectorIndex
 from engram_vectors.positions import Positions
 from engram_vectors.recalling import Recaller
 from engram_vectors.recent import Recent
+from engram_vectors.told import Told
 from engram_vectors.turns import Turns
 
 Batch = Sequence[Delivery[Fact]]
@@ -67,7 +67,7 @@ class Handlers:
         self._recent = recent or Recent(0)
         self._places = Places(self._in_session)
 
-    async def recall(self, question: Recall) -> Recollection:
+    async def recall(self, question: Recall) -> Told:
         """The memories that best answer a query; whatever cannot help is named in `degraded`."""
         now = self._now()
         known = self._recent.of(question, now=now)

@@ -20,6 +20,7 @@ from engram_vectors.looks import look_of
 
 RECORD = "record"
 LOOK, PLACE = "look", "place"
+BEFORE_MEMORY, AFTER_MEMORY = '{"memory":', ',"command":"'
 TAIL = "tail"
 """Names the tenant on every point that is not a memory's first: memories are the tenant's points less these."""
 
@@ -49,6 +50,16 @@ class Entry(Message):
     place: int = 0
     earlier: tuple[str, ...] | None = None
     """The commands before `command`, as far as they may come again; a memory that was not changed has none."""
+
+
+def memory_json(record: str) -> str | None:
+    """The memory in an entry's JSON, as it stands there; `None` for a forgotten one.
+
+    What follows the memory is looked for from the end. Within strings quotes are escaped, so only the entry's own field
+    can be found there.
+    """
+    end = record.rfind(AFTER_MEMORY)
+    return record[len(BEFORE_MEMORY) : end] if end > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,10 @@ from engram_contracts.errors import EngramError, Unavailable
 from engram_contracts.questions import (
     Activate,
     EmbedQuery,
-    Explanation,
-    Hit,
     Mode,
     QueryVectors,
     Recall,
     RecallWeights,
-    Recollection,
     Walk,
 )
 from engram_runtime.bus import Bus
@@ -34,6 +31,7 @@ from engram_vectors.question import in_first_person, names_in, times_in
 from engram_vectors.ranking import LENT, Hints, Ranked, rank
 from engram_vectors.recent import Lately
 from engram_vectors.speakers import Speakers
+from engram_vectors.told import Told, first_to_expire, hit_of
 from engram_vectors.variety import varied
 from engram_vectors.weights import Weights
 
@@ -144,7 +142,7 @@ class Recaller:
         self._vectors: Lately[tuple[str, str | None], QueryVectors] = Lately(QUERIES_REMEMBERED)
         self.speakers = speakers or Speakers(index)
 
-    async def recall(self, question: Recall, *, now: datetime) -> Recollection:
+    async def recall(self, question: Recall, *, now: datetime) -> Told:
         """The best memories for a query as of `now`."""
         weights = weighed(self._weights, question.mode, question.weights)
         attempt = Attempt(question, weights, now=now, candidates=self._candidates)
@@ -154,15 +152,7 @@ class Recaller:
         if attempt.may_hop(candidates):
             activation = await self._walk(attempt, candidates) or activation
         ranked = self._rank(attempt, candidates, strength, attempt.considered)
-        hits = await self._hydrate(attempt, ranked, activation)
-        return Recollection(
-            hits=hits,
-            degraded=tuple(attempt.degraded),
-            took_ms=attempt.elapsed * 1_000,
-            stages_ms=attempt.stages_ms if question.explain else None,
-            mode=attempt.mode,
-            weights=asdict(weights) if question.explain else None,
-        )
+        return await self._tell(attempt, ranked, activation)
 
     async def _legs(self, attempt: Attempt) -> tuple[Candidates, Activation]:
         """The text legs and the graph's, at the same time where the graph counts anyway."""
@@ -239,8 +229,8 @@ class Recaller:
         """Have the graph walk on from the best candidates; where it leads decides the order."""
         tenant = attempt.question.tenant
         starts = rank(found, {}, replace(attempt.weights, dense=SEEDING_DENSE), SEEDS, attempt.hints, with_ranks=False)
-        entries = await self._entries(attempt, [each.head for each in starts], "starts")
-        memories = {head: entry.memory for head, entry in entries.items()}
+        records = await self._records(attempt, [each.head for each in starts], "starts")
+        memories = {head: Entry.model_validate_json(record).memory for head, record in records.items()}
         masses = {
             memory.id: each.score**SEEDING_POWER for each in starts if (memory := memories.get(each.head)) is not None
         }
@@ -277,23 +267,24 @@ class Recaller:
         passed |= narrowed or set()
         return {head: each for head, each in strength.items() if head in passed}
 
-    async def _hydrate(self, attempt: Attempt, ranked: list[Ranked], activation: Activation) -> tuple[Hit, ...]:
-        heads = [head for each in ranked for head in (each.head, *each.same)]
-        entries = await self._entries(attempt, heads, "fetch")
-        ranked = _worth_telling(attempt.question, ranked, entries)
-        if attempt.weights.diversity:
-            ranked = _varied(attempt, ranked, entries)
-        explain = attempt.question.explain
-        hits = (
-            _hit(each, entries, activation.paths.get(each.head, ()), explain=explain)
-            for each in ranked[: attempt.question.limit]
-            if each.head in entries
+    async def _tell(self, attempt: Attempt, ranked: list[Ranked], activation: Activation) -> Told:
+        """The answer: the best of what was ranked, as it is kept."""
+        question = attempt.question
+        records = await self._records(attempt, [head for each in ranked for head in (each.head, *each.same)], "fetch")
+        told = [each for each in _worth_telling(attempt, ranked, records)[: question.limit] if each.head in records]
+        hits = (hit_of(each, records, activation.paths.get(each.head, ()), explain=question.explain) for each in told)
+        return Told(
+            hits=tuple(hit for hit in hits if hit is not None),
+            degraded=tuple(attempt.degraded),
+            took_ms=attempt.elapsed * 1_000,
+            stages_ms=attempt.stages_ms if question.explain else None,
+            mode=attempt.mode,
+            weights=asdict(attempt.weights) if question.explain else None,
+            until=first_to_expire(records[each.head] for each in told),
         )
-        return tuple(hit for hit in hits if hit is not None)
 
-    async def _entries(self, attempt: Attempt, heads: Sequence[PointId], stage: str) -> dict[PointId, Entry]:
-        records = await attempt.of_index(stage, self._index.fetch(attempt.question.tenant, heads)) or {}
-        return {head: Entry.model_validate_json(record) for head, record in records.items()}
+    async def _records(self, attempt: Attempt, heads: Sequence[PointId], stage: str) -> dict[PointId, str]:
+        return await attempt.of_index(stage, self._index.fetch(attempt.question.tenant, heads)) or {}
 
 
 def weighed(weights: Weights, mode: Mode, wished: RecallWeights | None) -> Weights:
@@ -316,48 +307,24 @@ def _beside(found: Candidates) -> list[int]:
     return sorted(beside - taken)
 
 
-def _varied(attempt: Attempt, ranked: Sequence[Ranked], entries: Mapping[PointId, Entry]) -> list[Ranked]:
-    memories = {head: entry.memory for head, entry in entries.items()}
-    texts = [memory.content if (memory := memories.get(each.head)) else "" for each in ranked]
-    chosen = varied(ranked, texts, attempt.weights.diversity, attempt.question.limit)
-    return [each for each in chosen if each.score >= attempt.question.min_score]
-
-
-def _worth_telling(question: Recall, ranked: list[Ranked], entries: Mapping[PointId, Entry]) -> list[Ranked]:
-    """Without those too unlike the query, and those nearly the same as a better one, where the question asks for it."""
-    if not question.min_similarity and question.fold != "near":
+def _worth_telling(attempt: Attempt, ranked: list[Ranked], records: Mapping[PointId, str]) -> list[Ranked]:
+    """Those like the query, unlike each other, and of a kind only once, as far as the question asks for it."""
+    question, diversity = attempt.question, attempt.weights.diversity
+    if not (question.min_similarity or question.fold == "near" or diversity):
         return ranked
-    memories = {head: entry.memory for head, entry in entries.items()}
-    texts = {each.head: memory.content for each in ranked if (memory := memories.get(each.head))}
+    texts = _texts(records)
     found = [each for each in ranked if each.head in texts]
     if question.min_similarity:
         rare = rare_words(question.query)
         found = [each for each in found if is_like(each, texts[each.head], question.min_similarity, rare)]
     if question.fold == "near":
         found = folded(found, [texts[each.head] for each in found], question.limit)
-    return found
+    if not diversity:
+        return found
+    chosen = varied(found, [texts[each.head] for each in found], diversity, question.limit)
+    return [each for each in chosen if each.score >= question.min_score]
 
 
-def _hit(ranked: Ranked, entries: Mapping[PointId, Entry], path: tuple[str, ...], *, explain: bool) -> Hit | None:
-    """The hit, or `None` for a memory that was forgotten meanwhile."""
-    entry = entries[ranked.head]
-    if entry.memory is None:
-        return None
-    explanation = Explanation(
-        parts=ranked.parts, raw=ranked.raw, normalised=ranked.normalised, ranks=ranked.ranks, path=path
-    )
-    return Hit(
-        memory=entry.memory,
-        score=ranked.score,
-        legs=tuple(name for name in ranked.raw if name in ranked.parts) or tuple(ranked.parts),
-        excerpt=_excerpt(entry, ranked.chunk),
-        explain=explanation if explain else None,
-        duplicates=tuple(memory.id for head in ranked.same if head in entries and (memory := entries[head].memory)),
-    )
-
-
-def _excerpt(entry: Entry, chunk: int) -> str | None:
-    if entry.memory is None or chunk >= len(entry.spans):
-        return None
-    start, end = entry.spans[chunk]
-    return entry.memory.content[start:end]
+def _texts(records: Mapping[PointId, str]) -> dict[PointId, str]:
+    memories = {head: Entry.model_validate_json(record).memory for head, record in records.items()}
+    return {head: memory.content for head, memory in memories.items() if memory is not None}

@@ -8,9 +8,10 @@ from collections.abc import Callable, Hashable
 from datetime import datetime
 from typing import Generic, TypeVar
 
-from engram_contracts.questions import Recall, Recollection
+from engram_contracts.questions import Recall
 from engram_vectors.filters import TENANT
 from engram_vectors.points import Changes
+from engram_vectors.told import Told
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -50,7 +51,7 @@ class Recent:
     """
 
     def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._known: Lately[bytes, tuple[int, float, Recollection]] = Lately(most)
+        self._known: Lately[bytes, tuple[int, float, Told]] = Lately(most)
         self._open = most > 0
         self._clock = clock
         self._changes: Counter[str] = Counter()
@@ -60,7 +61,7 @@ class Recent:
         """A number that grows with every change of a tenant's memories."""
         return self._at_large + self._changes[tenant]
 
-    def of(self, question: Recall, *, now: datetime) -> Recollection | None:
+    def of(self, question: Recall, *, now: datetime) -> Told | None:
         """The answer that is still good."""
         if not self._open or question.explain:
             return None
@@ -70,10 +71,9 @@ class Recent:
         version, until, answer = known
         if version != self.version(question.tenant) or self._clock() > until:
             return None
-        gone = any(hit.memory.expires_at is not None and hit.memory.expires_at <= now for hit in answer.hits)
-        return None if gone else answer
+        return None if answer.until is not None and answer.until <= now else answer
 
-    def keep(self, question: Recall, answer: Recollection, *, version: int) -> None:
+    def keep(self, question: Recall, answer: Told, *, version: int) -> None:
         """Remember an answer for which the index was read from `version` on, unless something changed meanwhile."""
         lasting = not (question.explain or answer.degraded or answer.mode == "multi-hop" or _asks_graph(question))
         if self._open and lasting and version == self.version(question.tenant):

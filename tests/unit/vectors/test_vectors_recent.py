@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from engram_contracts.questions import Hit, Recall, Recollection
+from engram_contracts.questions import Hit, Recall
 from engram_vectors.points import Changes, Relabel, head_of
 from engram_vectors.recent import GOOD_SECONDS, Lately, Recent
+from engram_vectors.told import Told
 from support.memories import memory
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 ASKED = Recall(tenant="acme", query="who?")
 
 
-def answer(**fields: Any) -> Recollection:
-    return Recollection(hits=(Hit(memory=memory(1, **fields), score=1.0, legs=("dense",)),))
+def answer(**fields: Any) -> Told:
+    hit = Hit(memory=memory(1, **fields), score=1.0, legs=("dense",))
+    return Told(hits=(hit.encode(),), until=hit.memory.expires_at)
 
 
 def change(tenant: str) -> Changes:
     return Changes(relabel=[Relabel([head_of(tenant, "1")], {"tenant": tenant})])
 
 
-def kept(what: Recollection, question: Recall = ASKED) -> Recent:
+def kept(what: Told, question: Recall = ASKED) -> Recent:
     recent = Recent(10)
     recent.keep(question, what, version=recent.version("acme"))
     return recent
@@ -83,7 +86,7 @@ def test_an_answer_is_good_for_a_minute() -> None:
 
 @pytest.mark.parametrize("lesser", [{"degraded": ("graph: away",)}, {"mode": "multi-hop"}])
 def test_what_may_be_better_next_time_is_not_kept(lesser: dict[str, Any]) -> None:
-    assert kept(answer().model_copy(update=lesser)).of(ASKED, now=NOW) is None
+    assert kept(replace(answer(), **lesser)).of(ASKED, now=NOW) is None
 
 
 def test_where_others_write_too_nothing_is_kept() -> None:
