@@ -23,6 +23,7 @@ Subject = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern
 """Who a token speaks for: its `sub`."""
 
 KeyId = Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{12}$")]
+MemberId = Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{26}$")]
 Amount = Annotated[int, Field(ge=0, le=2**53)]
 Mode = Literal["live", "test"]
 Status = Literal["active", "suspended", "deleting"]
@@ -134,6 +135,8 @@ class TenantRecord(Message):
     """Why it is suspended."""
     changed_at: Moment | None = None
     """When the status was set."""
+    erasure: str | None = None
+    """What erases it, while it is being deleted."""
 
 
 # --- keys ---------------------------------------------------------------------------------------------------

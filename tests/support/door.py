@@ -17,7 +17,7 @@ from engram_api.readiness import SERVICES
 from engram_api.routes import OPERATIONS, Operation
 from engram_api.service import open_service
 from engram_api.settings import Settings
-from engram_contracts import recovery
+from engram_contracts import erasing, recovery
 from engram_contracts.errors import Unavailable
 from engram_contracts.messages import Message
 from engram_contracts.questions import QUESTIONS, Question
@@ -197,7 +197,11 @@ async def playing(parts: Parts, names: Sequence[str]) -> AsyncIterator[None]:
     """These services, answering from the scripts."""
     async with contextlib.AsyncExitStack() as stack:
         for name in names:
-            answers = {kind: parts.answer for kind in (*QUESTIONS, *recovery.QUESTIONS) if kind.service == name}
+            answers = {
+                kind: parts.answer
+                for kind in (*QUESTIONS, *recovery.QUESTIONS, *erasing.QUESTIONS)
+                if kind.service == name
+            }
             bus = await stack.enter_async_context(open_bus(_same(parts.bus), name=name, durability="process"))
             await stack.enter_async_context(hosted(Service(name=name, answers=answers), bus, Common()))
         yield

@@ -252,7 +252,7 @@ class Door:
         if exchange.digest is None or exchange.key is None or call.streamed:
             return exchange.send(await answer())
         key = record_key(call.caller.tenant, operation.name, exchange.key)
-        kept, repeated = await self._repeats.once(key, exchange.digest, answer)
+        kept, repeated = await self._repeats.once(key, exchange.digest, answer, keep=not operation.secret)
         return exchange.send(kept, repeated=repeated)
 
     async def _read(self, operation: Operation, request: Request, place: Place) -> bytes:

@@ -12,12 +12,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter, ValidationError
 
 from engram_api.accepting import Acceptor
+from engram_api.administering import Registers
+from engram_api.api_keys import KeyHandlers
 from engram_api.calls import Answer, Call, Page
 from engram_api.cursors import unseal
 from engram_api.dead_letters import DeadLetterHandlers
 from engram_api.documents import Documents
 from engram_api.drafts import Draft, command_id, remembering
 from engram_api.jobs import job, thoughts
+from engram_api.members import MemberHandlers
 from engram_api.models import (
     ContextBody,
     DropEdgeQuery,
@@ -38,10 +41,12 @@ from engram_api.models import (
     WaitQuery,
 )
 from engram_api.pending import Pending
+from engram_api.plans import PlanHandlers
 from engram_api.reach import check_change, owned, reached, reaches, without_paths
 from engram_api.readiness import Readiness
 from engram_api.talks import Ear, JobTalk, ThinkTalk
 from engram_api.targets import targets
+from engram_api.tenants import TenantHandlers
 from engram_api.waits import Waits
 from engram_api.whereabouts import Sighting, Whereabouts
 from engram_api.withholding import without_private
@@ -85,7 +90,7 @@ CANCELLABLE = ("accepted", "retrying")
 NO_MEMORY = "there is no memory with this id"
 
 
-class Handlers(DeadLetterHandlers):
+class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLetterHandlers):
     """All operations."""
 
     def __init__(
@@ -96,10 +101,11 @@ class Handlers(DeadLetterHandlers):
         readiness: Readiness,
         waits: Waits,
         *,
+        registers: Registers,
         ask_seconds: float,
         pepper: bytes,
     ) -> None:
-        super().__init__(bus, ask_seconds=ask_seconds, pepper=pepper)
+        super().__init__(bus, registers, ask_seconds=ask_seconds, pepper=pepper)
         self._acceptor = acceptor
         self._whereabouts = whereabouts
         self._readiness = readiness

@@ -102,11 +102,14 @@ def claimed(digest: str, holder: str, now: datetime, *, lease: float) -> Record:
     return Record(state="flying", digest=digest, holder=holder, until=now + timedelta(seconds=lease))
 
 
-def done(record: Record, answer: Kept) -> Record:
-    """The record once the answer is known. An answer that may still get better leaves it open."""
+def done(record: Record, answer: Kept, *, keep: bool = True) -> Record:
+    """The record once the answer is known. An answer that may still get better leaves it open.
+
+    One that is not to be kept, because it holds a secret, is made anew for each repeat.
+    """
     if answer.status == HTTPStatus.MULTI_STATUS:
         return record.model_copy(update={"state": "open"})
-    if answer.body is not None and len(answer.body) > MOST_KEPT:
+    if answer.body is not None and (not keep or len(answer.body) > MOST_KEPT):
         answer = answer.model_copy(update={"body": None})
     return record.model_copy(update={"state": "done", "answer": answer})
 

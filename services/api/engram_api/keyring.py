@@ -90,8 +90,10 @@ class Keyring:
     def limits(self, tenant: str) -> Limits:
         """The limits of a tenant; none for a tenant nobody knows, or one whose plan is not there any more."""
         record = self.tenant(tenant)
-        if record is None:
-            return Limits()
+        return Limits() if record is None else self.limits_of(record)
+
+    def limits_of(self, record: TenantRecord) -> Limits:
+        """The limits that a tenant's record asks for."""
         return limits_of(self.plan(record.plan) or Limits(), record.overrides)
 
     async def check(self) -> Check:

@@ -12,6 +12,8 @@ from pydantic import BaseModel, TypeAdapter
 from engram_api.models import JobName, MemoryId
 from engram_api.routes import Operation
 from engram_contracts.commands import CommandId, NodeId
+from engram_contracts.control import KeyId, MemberId, PlanName
+from engram_contracts.messages import Tenant
 from engram_contracts.recovery import DeadSequence
 from engram_contracts.sampling import JOB, resolved, sampled
 
@@ -24,6 +26,10 @@ PATHS: tuple[tuple[str, Any, Any], ...] = (
     ("/v1/jobs/{id}", JobName, JOB),
     ("/v1/dead-letters/replays/{id}", CommandId, None),
     ("/v1/dead-letters/{id}", DeadSequence, 7),
+    ("/v1/tenants/{id}", Tenant, "acme"),
+    ("/v1/plans/{id}", PlanName, "standard"),
+    ("/v1/keys/{id}", KeyId, "abcdefgh2345"),
+    ("/v1/members/{id}", MemberId, "abcdefghijklmnopqrstuvwxyz"),
 )
 """What `{id}` is in paths that begin so, and an example of it."""
 

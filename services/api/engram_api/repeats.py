@@ -55,12 +55,15 @@ class Repeats:
         self._now = now
         self._unwatched: set[asyncio.Task[None]] = set()
 
-    async def once(self, key: str, digest: str, run: Callable[[], Awaitable[Kept]]) -> tuple[Kept, bool]:
+    async def once(
+        self, key: str, digest: str, run: Callable[[], Awaitable[Kept]], *, keep: bool = True
+    ) -> tuple[Kept, bool]:
         """The answer, and whether it is that of an earlier request.
 
         Raises `Rejected` (422) when the key was used for another request, `InFlight` (409) when the first is still
         being worked on after all the waiting, and whatever `run` raises. When the records are full, the request is
-        worked on without one: its ids derive from the key, so its effect stays one.
+        worked on without one: its ids derive from the key, so its effect stays one. Without `keep` the answer is not
+        kept.
         """
         try:
             claim = await self._claim(key, digest)
@@ -71,7 +74,7 @@ class Repeats:
             return claim, True
         if claim is None:
             return await run(), True
-        return await self._work(claim, run), False
+        return await self._work(claim, run, keep=keep), False
 
     async def close(self) -> None:
         """Return once every record tells what became of its request."""
@@ -112,7 +115,7 @@ class Repeats:
         entry = await _bounded(self._bucket.entry(key))
         return (Record.model_validate_json(entry[0]), entry[1]) if entry else (None, 0)
 
-    async def _work(self, claim: Claim, run: Callable[[], Awaitable[Kept]]) -> Kept:
+    async def _work(self, claim: Claim, run: Callable[[], Awaitable[Kept]], *, keep: bool) -> Kept:
         try:
             async with self._renewed(claim):
                 answer = await run()
@@ -120,7 +123,7 @@ class Repeats:
             status = error.http_status if isinstance(error, EngramError) else Internal.status
             self._in_background(self._write(claim, idempotency.failed(claim.record, status, anew=claim.anew)))
             raise
-        return await self._write(claim, idempotency.done(claim.record, answer)) or answer
+        return await self._write(claim, idempotency.done(claim.record, answer, keep=keep)) or answer
 
     async def _write(self, claim: Claim, record: Record) -> Kept | None:
         """Keep what became of a request; the answer of another who took it over, where that was first.

@@ -32,6 +32,7 @@ from engram_api.models import (
     NodesQuery,
     NoQuery,
     OneReplayBody,
+    Paged,
     PathQuery,
     RecallBody,
     ReplayBody,
@@ -39,6 +40,25 @@ from engram_api.models import (
     ThinkBody,
     UsageQuery,
     WaitQuery,
+)  # fmt: skip
+from engram_contracts.administration import (
+    KeyList,
+    KeyMade,
+    KeyShown,
+    MemberChanges,
+    MemberList,
+    MemberShown,
+    NewKey,
+    NewMember,
+    NewPlan,
+    NewTenant,
+    PlanChanges,
+    PlanList,
+    Rotation,
+    Suspension,
+    TenantChanges,
+    TenantList,
+    TenantShown,
 )  # fmt: skip
 from engram_contracts.answers import (
     Accepted,
@@ -54,6 +74,8 @@ from engram_contracts.answers import (
     Ready,
     Thoughts,
 )  # fmt: skip
+from engram_contracts.control import Plan
+from engram_contracts.erasing import ErasureStatus
 from engram_contracts.live import JOB_EVENTS, THINK_EVENTS
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
 from engram_contracts.questions import History, Neighbourhood, NodeDetail, PackedContext, Path, Usage
@@ -80,7 +102,8 @@ class Operation:
     plain success, `settled` that of one whose effect the client waited for; `also` names other answers with their
     models. `bulk` allows the larger body; `events` names what is streamed to who asks for it (always, where there is
     no answer), with their models; `system` takes a key that speaks for the installation (`_system`). `counters` are
-    what one success adds to the tenant's usage, beside what metering counts from facts.
+    what one success adds to the tenant's usage, beside what metering counts from facts. A `secret` answer is never
+    kept.
     """
 
     name: str
@@ -99,6 +122,7 @@ class Operation:
     counters: Mapping[str, int] = field(default_factory=lambda: CALL)
     events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
     media: str = "application/json"
+    secret: bool = False
 
     @property
     def writes(self) -> bool:
@@ -247,6 +271,96 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="drop_one", method="DELETE", path="/v1/dead-letters/{id}", permission="dead:write", system=True,
         summary="Delete a dead letter for good.", query=DropQuery, answer=Dropped,
+    ),
+    Operation(
+        name="list_tenants", method="GET", path="/v1/tenants", permission="tenants:read", system=True,
+        summary="List tenants; a tenant's own admins see theirs.", query=Paged, answer=TenantList,
+    ),
+    Operation(
+        name="create_tenant", method="POST", path="/v1/tenants", permission="tenants:write", system=True,
+        summary="Create a tenant.", body=NewTenant, answer=TenantShown, status=201,
+    ),
+    Operation(
+        name="get_tenant", method="GET", path="/v1/tenants/{id}", permission="tenants:read", system=True,
+        summary="Show a tenant with its limits.", answer=TenantShown,
+    ),
+    Operation(
+        name="change_tenant", method="PATCH", path="/v1/tenants/{id}", permission="tenants:write", system=True,
+        summary="Change a tenant's title, plan or limits.", body=TenantChanges, answer=TenantShown,
+    ),
+    Operation(
+        name="suspend_tenant", method="POST", path="/v1/tenants/{id}/suspend", permission="tenants:write",
+        system=True, summary="Refuse a tenant's requests until it is resumed.", body=Suspension, answer=TenantShown,
+    ),
+    Operation(
+        name="resume_tenant", method="POST", path="/v1/tenants/{id}/resume", permission="tenants:write", system=True,
+        summary="Serve a suspended tenant again.", answer=TenantShown,
+    ),
+    Operation(
+        name="delete_tenant", method="DELETE", path="/v1/tenants/{id}", permission="tenants:write", system=True,
+        summary="Erase a tenant and all it owns; asked again, tells how far that is.",
+        answer=ErasureStatus, status=202, also={200: ErasureStatus},
+    ),
+    Operation(
+        name="list_plans", method="GET", path="/v1/plans", permission="plans:read", system=True,
+        summary="List plans.", query=Paged, answer=PlanList,
+    ),
+    Operation(
+        name="create_plan", method="POST", path="/v1/plans", permission="plans:write", system=True,
+        summary="Create a plan.", body=NewPlan, answer=Plan, status=201,
+    ),
+    Operation(
+        name="get_plan", method="GET", path="/v1/plans/{id}", permission="plans:read", system=True,
+        summary="Show a plan.", answer=Plan,
+    ),
+    Operation(
+        name="change_plan", method="PATCH", path="/v1/plans/{id}", permission="plans:write", system=True,
+        summary="Change a plan's limits, for all its tenants.", body=PlanChanges, answer=Plan,
+    ),
+    Operation(
+        name="delete_plan", method="DELETE", path="/v1/plans/{id}", permission="plans:write", system=True,
+        summary="Take away a plan that no tenant has.", answer=Plan,
+    ),
+    Operation(
+        name="list_keys", method="GET", path="/v1/keys", permission="keys:read", system=True,
+        summary="List the tenant's keys, or the installation's.", query=Paged, answer=KeyList,
+    ),
+    Operation(
+        name="create_key", method="POST", path="/v1/keys", permission="keys:write", system=True,
+        summary="Make a key, which is shown this once.", body=NewKey, answer=KeyMade, status=201, secret=True,
+    ),
+    Operation(
+        name="get_key", method="GET", path="/v1/keys/{id}", permission="keys:read", system=True,
+        summary="Show what is known of a key.", answer=KeyShown,
+    ),
+    Operation(
+        name="rotate_key", method="POST", path="/v1/keys/{id}/rotate", permission="keys:write", system=True,
+        summary="Make a key's successor; both count for a while.", body=Rotation, answer=KeyMade, status=201,
+        secret=True,
+    ),
+    Operation(
+        name="revoke_key", method="DELETE", path="/v1/keys/{id}", permission="keys:write", system=True,
+        summary="Refuse a key from now on.", answer=KeyShown,
+    ),
+    Operation(
+        name="list_members", method="GET", path="/v1/members", permission="members:read",
+        summary="List whose tokens count for the tenant.", query=Paged, answer=MemberList,
+    ),
+    Operation(
+        name="add_member", method="POST", path="/v1/members", permission="members:write",
+        summary="Let the tokens of somebody count.", body=NewMember, answer=MemberShown, status=201,
+    ),
+    Operation(
+        name="get_member", method="GET", path="/v1/members/{id}", permission="members:read",
+        summary="Show a member.", answer=MemberShown,
+    ),
+    Operation(
+        name="change_member", method="PATCH", path="/v1/members/{id}", permission="members:write",
+        summary="Change what a member may do.", body=MemberChanges, answer=MemberShown,
+    ),
+    Operation(
+        name="remove_member", method="DELETE", path="/v1/members/{id}", permission="members:write",
+        summary="Let the tokens of somebody count no more.", answer=MemberShown,
     ),
     Operation(
         name="get_usage", method="GET", path="/v1/usage", permission="usage:read",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from pydantic import SecretStr
 
 from engram_api.accepting import Acceptor
+from engram_api.administering import Registers
 from engram_api.admission import Admission
 from engram_api.announcing import Announcer
 from engram_api.arrivals import Arrivals, arriving
@@ -28,6 +29,7 @@ from engram_api.repeats import Repeats
 from engram_api.settings import AuthSettings, ServeSettings, Settings
 from engram_api.share import Share
 from engram_api.usage import UsageLog
+from engram_api.uses import noting_uses
 from engram_api.waits import Waits
 from engram_api.whereabouts import Whereabouts
 from engram_api.writes import Writer
@@ -60,6 +62,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         keyring, watch_again = await stack.enter_async_context(open_keyring(bus, pepper))
         if isinstance(bus, Reconnecting):
             bus.reconnected.append(watch_again)
+        await stack.enter_async_context(noting_uses(bus, keyring))
         gate = Gate(
             keyring,
             enabled=settings.auth.enabled,
@@ -92,6 +95,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             whereabouts,
             Readiness(bus, keyring.check),
             waits,
+            registers=Registers.of(bus, keyring),
             ask_seconds=serve.ask_seconds,
             pepper=pepper,
         )

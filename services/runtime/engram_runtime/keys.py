@@ -1,6 +1,7 @@
 """API keys: their form, their record in the key-value bucket, and the first one.
 
-A key reads `eng_live_<id>_<secret><crc>`. The bucket holds an HMAC of the whole key under a pepper that never
+A key reads `eng_live_<id>_<secret><crc>`, or `eng_test_...`, which is the same to Engram and tells people apart
+what may be lost from what may not. The bucket holds an HMAC of the whole key under a pepper that never
 enters the broker, so a copy of the bucket opens nothing. The checksum tells a mistyped or invented key from a
 real one before anything is looked up.
 """
@@ -16,7 +17,7 @@ import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engram_contracts.control import KeyRecord, TenantRecord
+from engram_contracts.control import KeyRecord, Mode, TenantRecord
 from engram_contracts.errors import Rejected
 from engram_contracts.permissions import Role
 from engram_contracts.recovery import SYSTEM
@@ -24,9 +25,10 @@ from engram_contracts.topology import KEYS, TENANTS
 from engram_runtime.bus import Bus
 
 PEPPER_BYTES = 32
+SEED_BYTES = 48
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
-_FORM = re.compile(r"eng_live_([a-z2-7]{12})_[0-9A-Za-z]{43}([0-9A-Za-z]{6})", re.ASCII)
+_FORM = re.compile(r"eng_(?:live|test)_([a-z2-7]{12})_[0-9A-Za-z]{43}([0-9A-Za-z]{6})", re.ASCII)
 _CHECKSUM_LENGTH = 6
 
 
@@ -44,11 +46,22 @@ def hash_key(text: str, pepper: bytes) -> str:
 
 
 def mint_key(
-    tenant: str, role: Role, name: str, pepper: bytes, *, expires_at: datetime | None = None
+    tenant: str,
+    role: Role,
+    name: str,
+    pepper: bytes,
+    *,
+    expires_at: datetime | None = None,
+    mode: Mode = "live",
+    seed: bytes | None = None,
 ) -> tuple[str, KeyRecord]:
-    """A new key of 256 random bits, and its record, which is to be stored under `key_id(text)`."""
-    identity = "".join(secrets.choice(_BASE32) for _ in range(12))
-    body = f"eng_live_{identity}_{_base62(secrets.randbits(256), 43)}"
+    """A new key of 256 random bits, and its record, which is to be stored under `key_id(text)`.
+
+    With a `seed` (a secret of 48 bytes) it is always the same key.
+    """
+    bits = seed if seed is not None else secrets.token_bytes(SEED_BYTES)
+    identity = "".join(_BASE32[byte % 32] for byte in bits[:12])
+    body = f"eng_{mode}_{identity}_{_base62(int.from_bytes(bits[16:48], 'big'), 43)}"
     text = body + _checksum(body)
     record = KeyRecord(
         tenant=tenant,
@@ -57,8 +70,15 @@ def mint_key(
         role=role,
         created_at=datetime.now(UTC),
         expires_at=expires_at,
+        mode=mode,
     )
     return text, record
+
+
+def seed_of(pepper: bytes, *parts: str) -> bytes:
+    """A seed that only who has the pepper can derive, always the same from the same parts."""
+    said = "".join(f"{len(part)}:{part}" for part in ("key", *parts))
+    return hmac.digest(pepper, said.encode(), "sha512")[:SEED_BYTES]
 
 
 async def create_tenant(bus: Bus, name: str) -> bool:
