@@ -2,7 +2,8 @@
 
 A service declares a section (`class EmbedderSettings(Section)`) and a `Settings(Common)` that holds it.
 `ENGRAM_<SECTION>_<FIELD>` names a field in the environment, `ENGRAM_<FIELD>` one of the top level; with
-`_FILE` behind it, the value is read from the file it names. `${VAR}` in YAML is taken from the environment.
+`_FILE` behind it, the value is read from the file it names. An empty variable counts as not set. `${VAR}` in YAML
+is taken from the environment.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class HostSettings(Section):
 class TelemetrySettings(Section):
     """Whether requests are traced, how many of them (0 to 1), and where their spans go besides the broker.
 
-    `otlp_endpoint` is a collector's address for OTLP over HTTP; empty, spans are kept on the broker alone.
+    `otlp_endpoint` is a collector's address for OTLP over HTTP; with `off`, spans are kept on the broker alone.
     """
 
     enabled: bool = False
@@ -176,10 +177,10 @@ def _section(annotation: Any) -> type[Section] | None:
 
 
 def _lookup(variable: str, environ: Mapping[str, str]) -> str | None:
-    if variable in environ:
+    if environ.get(variable):
         return environ[variable]
     file = environ.get(f"{variable}_FILE")
-    if file is None:
+    if not file:
         return None
     try:
         return Path(file).read_text().strip()

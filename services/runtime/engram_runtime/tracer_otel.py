@@ -110,7 +110,7 @@ async def tracing(service: str, bus: Bus, instance: str, settings: TelemetrySett
         shutdown_on_exit=False,
     )
     provider.add_span_processor(kept)
-    if settings.otlp_endpoint:
+    if settings.otlp_endpoint != "off":
         exporter = OTLPSpanExporter(f"{settings.otlp_endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
         provider.add_span_processor(BatchSpanProcessor(exporter))
     keeping = asyncio.create_task(_keep(bus, kept, service, instance))
