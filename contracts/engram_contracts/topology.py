@@ -113,8 +113,8 @@ SETTINGS = Bucket(name="engram_settings")
 JOBS = Bucket(name="engram_jobs", ttl=7 * DAY)
 REPLAYS = Bucket(name="engram_replays", ttl=30 * DAY)
 CANCELS = Bucket(name="engram_cancels", ttl=7 * DAY)
-RATES = Bucket(name="engram_rates", ttl=3_600.0)
-"""Token buckets that all doors draw from; one that nobody drew from for an hour is full anyway."""
+RATES = Bucket(name="engram_rates", ttl=DAY)
+"""Token buckets that all doors draw from; one that nobody drew from for a day is full anyway."""
 IDEMPOTENCY = Bucket(name="engram_idempotency", ttl=DAY, max_bytes=1_024 * MiB)
 ERASURES = Bucket(name="engram_erasures", ttl=30 * DAY)
 TICKETS = Bucket(name="engram_tickets", ttl=60.0, max_bytes=16 * MiB)

@@ -22,6 +22,7 @@ from engram_api.admission import Admission
 from engram_api.calls import Call, Prefer
 from engram_api.drafts import Draft
 from engram_api.gate import Gate
+from engram_api.limiting import Limiter
 from engram_api.metrics import REQUESTS
 from engram_api.routes import CALL, OPERATIONS
 from engram_api.usage import UsageLog
@@ -69,8 +70,11 @@ class Receiving(Protocol):
 class Arrivals:
     """Takes commands of other systems. `pepper` signs job ids."""
 
-    def __init__(self, gate: Gate, admission: Admission, writer: Writer, usage: UsageLog, pepper: bytes) -> None:
+    def __init__(
+        self, gate: Gate, admission: Admission, *, limiter: Limiter, writer: Writer, usage: UsageLog, pepper: bytes
+    ) -> None:
         self._gate = gate
+        self._limiter = limiter
         self._admission = admission
         self._writer = writer
         self._usage = usage
@@ -89,12 +93,19 @@ class Arrivals:
                 place.reserve(len(body))
                 command = _command(at, body)
                 self._gate.check(caller, command.permission)
+                await self._bounded(at, command)
                 once = command.id
                 answer = self._acknowledged(at.tenant, command, await self._written(caller, command, request_id))
         except Exception as error:
             known = error if isinstance(error, EngramError) else _unexpected(error, at.op)
             status, answer = known.http_status, refusal(known)
         return await self._metered(at, status, once, request_id, answer)
+
+    async def _bounded(self, at: ArrivingSubject, command: Command) -> None:
+        operation = _OPERATIONS[at.op]
+        await self._limiter.rate(at.tenant, operation)
+        body = command.memory if isinstance(command, Remember) else None
+        await self._limiter.quota(at.tenant, operation, body)
 
     async def _written(self, caller: Caller, command: Command, request_id: str) -> Appended:
         """Where the command lies. Messages are told apart by tenant, so that none hides another's behind its own."""

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Histogram
 
 from engram_api import envelope, sse, traces
-from engram_api.access import Caller
+from engram_api.access import OPEN, Caller
 from engram_api.admission import Admission, Place
 from engram_api.bodies import decode, query
 from engram_api.brake import Brake
@@ -36,6 +36,7 @@ from engram_api.incoming import (
     read_body,
     wants_events,
 )
+from engram_api.limiting import Limiter
 from engram_api.lines import Line, Lines
 from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS, SECONDS, UNMATCHED
 from engram_api.refusals import Refusals
@@ -44,7 +45,7 @@ from engram_api.routes import CALL, OPERATIONS, Operation, check
 from engram_api.settings import ServeSettings
 from engram_api.share import Share
 from engram_api.usage import UsageLog
-from engram_contracts.errors import EngramError, Internal, NotFound, RateLimited, Rejected
+from engram_contracts.errors import EngramError, Internal, NotFound, RateLimited, Rejected, Unauthorized
 from engram_contracts.ids import new_id
 from engram_contracts.trail import Mark, targets
 from engram_runtime.context import correlation
@@ -78,6 +79,7 @@ class Exchange:
     caller: Caller | None = None
     key: str | None = None
     digest: str | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
     stream: Stream | None = None
     seated: bool = False
     trace: str | None = None
@@ -98,6 +100,7 @@ class Exchange:
             "X-Correlation-ID": self.correlation,
             **({"X-Trace-ID": self.trace} if self.trace else {}),
             **ALWAYS,
+            **self.told,
             **headers,
         }
         return web.Response(status=status, body=body, headers=every)
@@ -133,6 +136,7 @@ class Door:
         gate: Gate,
         admission: Admission,
         share: Share,
+        limiter: Limiter,
         usage: UsageLog,
         refusals: Refusals | None,
         repeats: Repeats,
@@ -142,6 +146,7 @@ class Door:
         self._gate = gate
         self._admission = admission
         self._share = share
+        self._limiter = limiter
         self._brake = Brake()
         self._usage = usage
         self._refusals = refusals
@@ -183,7 +188,8 @@ class Door:
 
     async def _responded(self, operation: Operation, exchange: Exchange, request: Request) -> web.Response:
         try:
-            exchange.caller = await self._gate.admit(request.headers, operation.permission, system=operation.system)
+            exchange.caller = await self._admitted(operation, request)
+            exchange.told = await self._rated(operation, exchange.caller)
             with self._admission.enter(exchange.caller.tenant if exchange.caller else "") as place:
                 large = self._is_large(operation, request, exchange.caller)
                 raw = await self._read(operation, request, place)
@@ -199,6 +205,18 @@ class Door:
             mark = _mark(exchange, request, response) if operation.audited and self._refusals is not None else None
             response = await self._metered(operation, exchange, exchange.caller, response, mark)
         return _measured(exchange, response)
+
+    async def _admitted(self, operation: Operation, request: Request) -> Caller | None:
+        if operation.permission not in OPEN:
+            self._limiter.addresses.check(request.remote)
+        try:
+            return await self._gate.admit(request.headers, operation.permission, system=operation.system)
+        except Unauthorized:
+            self._limiter.addresses.failed(request.remote)
+            raise
+
+    async def _rated(self, operation: Operation, caller: Caller | None) -> Mapping[str, str]:
+        return await self._limiter.rate(caller.tenant, operation) if caller else {}
 
     def _is_large(self, operation: Operation, request: Request, caller: Caller | None) -> bool:
         """Whether a request takes turns with others of its tenant, which may be refused before it is read."""
@@ -245,6 +263,8 @@ class Door:
         """
 
         async def answer() -> Kept:
+            if exchange.caller is not None:
+                await self._limiter.quota(exchange.caller.tenant, operation, call.body)
             said = await self._methods[operation.name](call)
             exchange.stream = said.stream
             return _rendered(operation, exchange, said)

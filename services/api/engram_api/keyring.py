@@ -19,6 +19,7 @@ from engram_runtime.keys import hash_key, key_id
 from engram_runtime.mirror import Mirror, ended
 
 _NO_HASH = "0" * 64
+_NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Keyring:
         self.mirrors = mirrors
         self._pepper = pepper
         self._clock = clock
+        self._limits: dict[str, tuple[TenantRecord, Limits, Limits]] = {}
         self.used: dict[str, datetime] = {}
         """When keys were last used here, by id, until it is written down."""
 
@@ -90,11 +92,17 @@ class Keyring:
     def limits(self, tenant: str) -> Limits:
         """The limits of a tenant; none for a tenant nobody knows, or one whose plan is not there any more."""
         record = self.tenant(tenant)
-        return Limits() if record is None else self.limits_of(record)
+        if record is None:
+            return _NO_LIMITS
+        plan = self.plan(record.plan) or _NO_LIMITS
+        known = self._limits.get(tenant)
+        if known is None or known[0] is not record or known[1] is not plan:
+            known = self._limits[tenant] = (record, plan, self.limits_of(record))
+        return known[2]
 
     def limits_of(self, record: TenantRecord) -> Limits:
         """The limits that a tenant's record asks for."""
-        return limits_of(self.plan(record.plan) or Limits(), record.overrides)
+        return limits_of(self.plan(record.plan) or _NO_LIMITS, record.overrides)
 
     async def check(self) -> Check:
         """Whether all buckets are being watched now."""

@@ -10,6 +10,7 @@ REQUESTS = Counter("engram_requests_total", "Requests answered.", ["route", "met
 SECONDS = Histogram("engram_request_seconds", "Time from request head to answer.", ["route"], buckets=BUCKETS)
 AUTH_FAILURES = Counter("engram_auth_failures_total", "Requests without a key that counts, or not allowed.", ["code"])
 RATE_LIMITED = Counter("engram_rate_limited_total", "Requests refused with 429.", ["route"])
+QUOTA_EXCEEDED = Counter("engram_quota_exceeded_total", "Requests refused with 402.", ["metric"])
 USAGE_FAILURES = Counter("engram_usage_flush_failures_total", "Usage batches that could not be written.")
 UNRECORDED = Counter(
     "engram_idempotency_unrecorded_total",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from pydantic import SecretStr
 
 from engram_api.accepting import Acceptor
+from engram_api.addresses import Addresses
 from engram_api.administering import Registers
 from engram_api.admission import Admission
 from engram_api.announcing import Announcer
@@ -19,22 +20,26 @@ from engram_api.door import Door
 from engram_api.gate import Gate
 from engram_api.handlers import Handlers
 from engram_api.keyring import open_keyring
+from engram_api.limiting import Limiter
 from engram_api.lines import Lines
 from engram_api.listening import listening
 from engram_api.outstanding import Outstanding
 from engram_api.pressure import Pressure
+from engram_api.quotas import QuotaCheck
+from engram_api.rates import Rates
 from engram_api.readiness import Readiness
 from engram_api.refusals import Refusals
 from engram_api.repeats import Repeats
-from engram_api.settings import AuthSettings, ServeSettings, Settings
+from engram_api.settings import AuthSettings, LimitSettings, ServeSettings, Settings
 from engram_api.share import Share
 from engram_api.usage import UsageLog
 from engram_api.uses import noting_uses
 from engram_api.waits import Waits
 from engram_api.whereabouts import Whereabouts
 from engram_api.writes import Writer
+from engram_contracts.control import Rate
 from engram_contracts.ids import new_id
-from engram_contracts.topology import IDEMPOTENCY
+from engram_contracts.topology import IDEMPOTENCY, RATES
 from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.keys import load_pepper
 from engram_runtime.service import Service
@@ -73,6 +78,9 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         name = f"door-{new_id()[-12:]}"
         usage = UsageLog(bus, name, waiting=serve.waiting, within=serve.broker_seconds)
         stack.push_async_callback(usage.close)
+        quotas = QuotaCheck(bus)
+        stack.push_async_callback(quotas.close)
+        limiter = Limiter(keyring.limits, Rates(bus.bucket(RATES)), quotas, _addresses(settings.limits))
         refusals = Refusals(bus, name, every=settings.audit.every) if settings.audit.enabled else None
         if refusals is not None:
             stack.push_async_callback(refusals.close)
@@ -109,12 +117,14 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             gate=gate,
             admission=admission,
             share=share,
+            limiter=limiter,
             usage=usage,
             refusals=refusals,
             repeats=repeats,
             lines=lines,
         )
-        await stack.enter_async_context(arriving(bus, Arrivals(gate, admission, writer, usage, pepper)))
+        arrivals = Arrivals(gate, admission, limiter=limiter, writer=writer, usage=usage, pepper=pepper)
+        await stack.enter_async_context(arriving(bus, arrivals))
         await stack.enter_async_context(listening(door.application(), serve))
         await stack.enter_async_context(lines.looked_after())
         stack.callback(waits.close)
@@ -152,6 +162,11 @@ def _committer(bus: Bus, serve: ServeSettings) -> Committer[Entry, Appended]:
         each=serve.waiting // 2,
         patience=serve.broker_seconds,
     )
+
+
+def _addresses(limits: LimitSettings) -> Addresses:
+    most = limits.failures_per_minute
+    return Addresses(Rate(per_minute=most, burst=most) if most else None, loopback=limits.loopback)
 
 
 def _secret(setting: SecretStr | None) -> str | None:

@@ -98,6 +98,16 @@ class AuthSettings(Section):
         return self
 
 
+class LimitSettings(Section):
+    """Bounds before anybody is known: failed logins a minute from one address (0: as many as they like).
+
+    With `loopback` off, addresses of this machine are not bound, behind which a proxy may stand for all.
+    """
+
+    failures_per_minute: int = Field(default=60, ge=0, le=100_000)
+    loopback: bool = False
+
+
 class MetricsSettings(Section):
     """Who may read `/metrics`: everyone, or whoever sends `token` as a bearer token."""
 
@@ -109,4 +119,5 @@ class Settings(Common):
 
     serve: ServeSettings = ServeSettings()
     auth: AuthSettings = AuthSettings()
+    limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()

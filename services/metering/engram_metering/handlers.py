@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from engram_contracts.errors import EngramError
-from engram_contracts.questions import Check, GetUsage, Heads, ListHeads, Usage
+from engram_contracts.questions import Check, GetStanding, GetUsage, Heads, ListHeads, Standing, Usage
 from engram_contracts.topology import LOG, USAGE
 from engram_contracts.trail import Act, Head, Reached
 from engram_metering.acts import of_facts, of_requests
@@ -37,6 +37,13 @@ class Handlers:
 
     async def _note(self, stream: str, acts: Iterable[tuple[Reached, Act]]) -> Sequence[Head]:
         return await self._trail.write(stream, acts) if self._trail else ()
+
+    async def get_standing(self, question: GetStanding) -> Standing:
+        """What a tenant has and used today (UTC). An unknown tenant has nothing."""
+        today = datetime.now(UTC).date()
+        tomorrow = datetime.combine(today + timedelta(days=1), time.min, UTC)
+        used = await self._ledger.standing(question.tenant, today)
+        return Standing(tenant=question.tenant, used=used, resets_at=tomorrow)
 
     async def list_heads(self, question: ListHeads) -> Heads:
         """Where audit chains have come to."""

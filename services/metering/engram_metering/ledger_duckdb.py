@@ -73,6 +73,15 @@ REWIND = "UPDATE positions SET sequence = $1 WHERE stream = $2"
 NO_HEADS = "DELETE FROM heads WHERE tenant IN (SELECT unnest($1::VARCHAR[]))"
 NEW_HEADS = "INSERT INTO heads SELECT unnest($1::VARCHAR[]), unnest($2::BIGINT[]), unnest($3::VARCHAR[])"
 HEADS = "SELECT tenant, n, hash FROM heads WHERE $tenant IS NULL OR tenant = $tenant ORDER BY tenant"
+HELD = (
+    "SELECT count(*)::BIGINT, coalesce(sum(bytes), 0)::BIGINT FROM sizes WHERE tenant = $tenant AND bytes IS NOT NULL"
+)
+USED = """
+SELECT coalesce(sum(amount) FILTER (meter = 'api_calls'), 0)::BIGINT,
+       coalesce(sum(amount) FILTER (meter != 'api_calls'), 0)::BIGINT
+FROM ledger WHERE tenant = $tenant AND day = $day AND meter IN ('api_calls', 'think_prompt_tokens',
+    'think_completion_tokens', 'link_prompt_tokens', 'link_completion_tokens')
+"""
 METERS = """
 SELECT strftime(day, '%Y-%m-%d'), meter, sum(amount)::BIGINT FROM ledger
 WHERE tenant = $tenant AND day BETWEEN $first AND $last AND ($meter IS NULL OR meter = $meter)
@@ -111,6 +120,12 @@ class DuckLedger:
     async def post_usage(self, batches: Sequence[Delivery[CountedUsage]], heads: Sequence[Head] = ()) -> None:
         """See `Ledger.post_usage`."""
         await self._write(partial(self._post_usage, batches, heads))
+
+    async def standing(self, tenant: str, day: date) -> dict[str, int]:
+        """See `Ledger.standing`."""
+        held = (await asyncio.to_thread(self._read, HELD, {"tenant": tenant}))[0]
+        used = (await asyncio.to_thread(self._read, USED, {"tenant": tenant, "day": day}))[0]
+        return dict(zip(("memories", "storage_bytes", "calls", "think_tokens"), (*held, *used), strict=True))
 
     async def heads(self, tenant: str | None) -> list[Head]:
         """See `Ledger.heads`."""

@@ -24,6 +24,9 @@ class Ledger(Protocol):
     async def post_usage(self, batches: Sequence[Delivery[CountedUsage]], heads: Sequence[Head] = ()) -> None:
         """Count usage events of the USAGE stream, in the same manner."""
 
+    async def standing(self, tenant: str, day: date) -> dict[str, int]:
+        """What a tenant has, and what it used on a day: `memories`, `storage_bytes`, `calls`, `think_tokens`."""
+
     async def heads(self, tenant: str | None) -> list[Head]:
         """The ends of all audit chains, or of one tenant's."""
 
