@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from engram_contracts.memory import Filters, MemoryChanges, MemoryFields, Verdict
+from engram_contracts.memory import Filters, MemoryChanges, MemoryFields, Owner, Verdict
 from engram_contracts.messages import Moment, Versioned
 from engram_contracts.permissions import Permission
 
@@ -56,6 +56,8 @@ class Revise(Command):
 
     op, permission = "revise", "memories:write"
     memory_id: str
+    owner: Owner | None = None
+    """Of the memory, where the sender knows it; for who follows events."""
     changes: dict[str, Any]
     """Names and JSON values of the fields that were sent; read them with `edit`."""
 
@@ -69,6 +71,8 @@ class Forget(Command):
 
     op, permission = "forget", "memories:write"
     memory_id: str
+    owner: Owner | None = None
+    """Of the memory, where the sender knows it; for who follows events."""
 
 
 class Think(Command):
@@ -123,6 +127,8 @@ class Judge(Command):
 
     op, permission = "judge", "memories:write"
     memory_id: str
+    owner: Owner | None = None
+    """Of the memory, where the sender knows it; for who follows events."""
     verdict: Verdict
     query: QueryText | None = None
     note: Annotated[str, StringConstraints(max_length=1_000)] | None = None

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from engram_contracts.commands import EdgeType, NodeId
-from engram_contracts.memory import Memory, Verdict
+from engram_contracts.memory import Memory, Owner, Verdict
 from engram_contracts.messages import Message, Moment, Versioned
 from engram_contracts.trail import Act, Mark
 
@@ -73,6 +73,7 @@ class Revised(Fact):
 
     event = "revised"
     memory_id: str
+    owner: Owner | None = None
     changes: dict[str, Any]
     embedding: Embedding | None = None
 
@@ -82,6 +83,7 @@ class Forgotten(Fact):
 
     event = "forgotten"
     memory_id: str
+    owner: Owner | None = None
 
 
 class Judged(Fact):
@@ -89,6 +91,7 @@ class Judged(Fact):
 
     event = "judged"
     memory_id: str
+    owner: Owner | None = None
     verdict: Verdict
     query: str | None = None
     note: str | None = None

@@ -134,6 +134,19 @@ class Memory(MemoryFields):
         return self.model_copy(update={"feedback": (self.feedback or Feedback()).plus(verdict)})
 
 
+class Owner(Message):
+    """Whose memory it is, and of which conversation."""
+
+    user_id: str | None = None
+    agent_id: str | None = None
+    session_id: str | None = None
+
+    @classmethod
+    def of(cls, memory: MemoryFields) -> Owner:
+        """The owner of a memory."""
+        return cls(user_id=memory.user_id, agent_id=memory.agent_id, session_id=memory.session_id)
+
+
 class MemoryVersion(Message):
     """One version in a memory's history: the whole record as it stood from `at` on."""
 

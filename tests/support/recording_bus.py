@@ -142,6 +142,11 @@ class RecordingBus:
     def archive(self, stream: Stream) -> Archive:
         raise NotImplementedError(f"looking through {stream.name} needs a real broker")
 
+    def tail(
+        self, stream: Stream, pattern: str, *, after: int
+    ) -> contextlib.AbstractAsyncContextManager[AsyncIterator[list[Stored]]]:
+        raise NotImplementedError(f"following {stream.name} needs a real broker")
+
     def _append(self, entry: Entry) -> Appended:
         known = self.sequences.get(entry.id)
         if known is not None:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from engram_api.accepting import Acceptor
 from engram_api.administering import Registers
 from engram_api.api_keys import KeyHandlers
+from engram_api.broadcasts import Broadcasts, EventTalk
 from engram_api.calls import Answer, Call, Page
 from engram_api.cursors import unseal
 from engram_api.dead_letters import DeadLetterHandlers
@@ -25,6 +26,7 @@ from engram_api.models import (
     ContextBody,
     DropEdgeQuery,
     EdgeBody,
+    EventsQuery,
     FeedbackBody,
     MemoriesQuery,
     NeighboursQuery,
@@ -64,7 +66,7 @@ from engram_contracts.commands import (
 )
 from engram_contracts.errors import Conflict, NotFound, Rejected, Unavailable
 from engram_contracts.ids import JobId
-from engram_contracts.memory import Memory, MemoryChanges, NewMemory
+from engram_contracts.memory import Memory, MemoryChanges, NewMemory, Owner
 from engram_contracts.messages import Message
 from engram_contracts.questions import (
     FindIndexed,
@@ -112,6 +114,7 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         self._pending = Pending(bus, within=ask_seconds)
         self._documents = Documents()
         self._waits = waits
+        self._broadcasts = Broadcasts(bus)
 
     async def remember(self, call: Call[NewMemory | NewMemories, WaitQuery]) -> Answer:
         """Accept one memory, or many."""
@@ -155,7 +158,7 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         if not call.body.model_fields_set:
             raise Rejected("the body changes nothing; send at least one field", field="body")
         changes = without_private(call.body, "content")
-        memory_id, urgency = await self._changeable(call)
+        memory_id, owner, urgency = await self._changeable(call)
         check_change(changes, call.caller)
         command = Revise.model_construct(
             id=command_id(call, Revise.op, memory_id),
@@ -163,25 +166,27 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
             actor=call.caller.actor,
             deadline=call.deadline,
             memory_id=memory_id,
+            owner=owner,
             changes=changes.model_dump(mode="json", exclude_unset=True),
         )
         return await self._acceptor.change(call, Draft.of(command, memory_id=memory_id, urgency=urgency))
 
     async def forget(self, call: Call[None, WaitQuery]) -> Answer:
         """Accept that a memory which is there is to be forgotten."""
-        memory_id, urgency = await self._changeable(call)
+        memory_id, owner, urgency = await self._changeable(call)
         command = Forget.model_construct(
             id=command_id(call, Forget.op, memory_id),
             accepted_at=datetime.now(UTC),
             actor=call.caller.actor,
             deadline=call.deadline,
             memory_id=memory_id,
+            owner=owner,
         )
         return await self._acceptor.change(call, Draft.of(command, memory_id=memory_id, urgency=urgency))
 
     async def judge(self, call: Call[FeedbackBody, WaitQuery]) -> Answer:
         """Accept a verdict on a memory that is there."""
-        memory_id, urgency = await self._changeable(call)
+        memory_id, owner, urgency = await self._changeable(call)
         if urgency is not None:  # the graph takes verdicts from a queue of its own
             await self._pending.on_log(call.caller.tenant, memory_id)
         said = {name: getattr(call.body, name) for name in FeedbackBody.model_fields}
@@ -191,6 +196,7 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
             actor=call.caller.actor,
             deadline=call.deadline,
             memory_id=memory_id,
+            owner=owner,
             **said,
         )
         return await self._acceptor.change(call, Draft.of(command, memory_id=memory_id))
@@ -329,6 +335,13 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         told, seen = await self._job(call)
         return Answer(data=told, meta=_degraded(seen.degraded))
 
+    async def events(self, call: Call[None, EventsQuery]) -> Answer:
+        """Tell what happens to the tenant's memory, as it happens."""
+        query = call.query
+        talk = EventTalk(self._broadcasts, call.caller.tenant, query.chosen(), call.caller.bounds)
+        await talk.open(call.after if call.after is not None else query.after)
+        return Answer(data=Page(b"", "text/event-stream"), stream=talk)
+
     async def follow_job(self, call: Call[None, NoQuery]) -> Answer:
         """Tell how a command comes along, as it happens."""
         named = self._job_id(call)
@@ -397,20 +410,20 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         found = await self._bus.ping_all(within=PING_SECONDS)
         return Answer(data=Page(targets(found), "application/json"))
 
-    async def _changeable(self, call: AnyCall) -> tuple[str, Urgency | None]:
-        """The id of a memory within reach, and the urgency of the queue in which it lies, where it is not there yet."""
+    async def _changeable(self, call: AnyCall) -> tuple[str, Owner, Urgency | None]:
+        """The id and owner of a memory within reach, and the urgency of its queue where it is not there yet."""
         memory_id = _memory_id(call)
         try:
-            await self._find_memory(call)
+            memory, _ = await self._find_memory(call)
         except NotFound:
             found = await self._pending.find(call.caller.tenant, memory_id)
             if found is None:
-                await self._find_memory(call)  # it may have arrived meanwhile
+                memory, _ = await self._find_memory(call)  # it may have arrived meanwhile
             elif reaches(call.caller, found.memory):
-                return memory_id, found.urgency
+                return memory_id, Owner.of(found.memory), found.urgency
             else:
                 raise
-        return memory_id, None
+        return memory_id, Owner.of(memory), None
 
     async def _find_memory(self, call: AnyCall) -> tuple[Memory, tuple[str, ...]]:
         """A memory within the caller's reach, and the parts that could not help. `NotFound` when no part has it.

@@ -77,7 +77,11 @@ class Line:
         """Send bytes, unless the client has too much unread or is leaving; whether they were sent."""
         if self.over.done() or self.transport.is_closing() or self.unread > self._most:
             return False
-        self.transport.write(chunk)
+        try:
+            self.transport.write(chunk)
+        except (OSError, RuntimeError):  # uvloop's word for one that was closed a moment ago
+            self.end("gone")
+            return False
         self._quiet = 0.0
         return True
 

@@ -9,7 +9,8 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 from pydantic_core import from_json
 
 from engram_contracts.commands import EdgeType, NodeId, QueryText
-from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Metadata, NewMemory, Share, Verdict
+from engram_contracts.live import EventFilter, HappeningKind
+from engram_contracts.memory import MAX_METADATA_BYTES, Filters, Metadata, NewMemory, Scope, Share, Verdict
 from engram_contracts.messages import Moment, Strict
 from engram_contracts.questions import (
     Fold,
@@ -194,6 +195,25 @@ class PathQuery(Strict):
     source: NodeId
     target: NodeId
     max_hops: int = Field(default=6, ge=1, le=10)
+
+
+class EventsQuery(Strict):
+    """Which events, from behind which id; `kind` may be repeated. `Last-Event-ID` counts before `after`."""
+
+    kind: tuple[HappeningKind, ...] = Field(default=(), max_length=10)
+    user_id: Scope | None = None
+    agent_id: Scope | None = None
+    session_id: Scope | None = None
+    after: int | None = Field(default=None, ge=0, lt=2**63)
+
+    def chosen(self) -> EventFilter:
+        """The filter alone."""
+        return EventFilter(
+            kinds=tuple(sorted(set(self.kind))),
+            user_id=self.user_id,
+            agent_id=self.agent_id,
+            session_id=self.session_id,
+        )
 
 
 class UsageQuery(Strict):

@@ -23,6 +23,7 @@ from engram_api.models import (
     DropEdgeQuery,
     DropQuery,
     EdgeBody,
+    EventsQuery,
     FeedbackBody,
     MemoriesQuery,
     NeighboursQuery,
@@ -76,7 +77,7 @@ from engram_contracts.answers import (
 )  # fmt: skip
 from engram_contracts.control import Plan
 from engram_contracts.erasing import ErasureStatus
-from engram_contracts.live import JOB_EVENTS, THINK_EVENTS
+from engram_contracts.live import JOB_EVENTS, TENANT_EVENTS, THINK_EVENTS
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
 from engram_contracts.questions import History, Neighbourhood, NodeDetail, PackedContext, Path, Usage
 from engram_contracts.recovery import DeadDetail, DeadGroups, Dropped, ReplayPage, ReplayStatus
@@ -217,6 +218,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="find_path", method="GET", path="/v1/graph/path", permission="graph:read",
         summary="Show a shortest path between two nodes.", query=PathQuery, answer=Path,
+    ),
+    Operation(
+        name="events", method="GET", path="/v1/events", permission="events:read",
+        summary="Tell what happens to the tenant's memory, as it happens; resumes behind the last event that was seen.",
+        query=EventsQuery, answer=None, media="text/event-stream", events=TENANT_EVENTS,
     ),
     Operation(
         name="get_job", method="GET", path="/v1/jobs/{id}", permission="jobs:read",

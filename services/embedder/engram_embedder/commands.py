@@ -68,6 +68,7 @@ def _revise(command: Revise) -> Draft:
             at=at,
             actor=command.actor,
             memory_id=command.memory_id,
+            owner=command.owner,
             changes=changes,
             embedding=embedding,
         )
@@ -83,6 +84,7 @@ def _forget(command: Forget) -> Draft:
             at=at,
             actor=command.actor,
             memory_id=command.memory_id,
+            owner=command.owner,
         )
 
     return Draft(None, fact)

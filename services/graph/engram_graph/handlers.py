@@ -235,7 +235,12 @@ def fact_of(command: Command, *, at: datetime) -> Fact:
             return EdgeDropped(**common, source=command.source, type=command.type, target=command.target)
         case Judge():
             return Judged(
-                **common, memory_id=command.memory_id, verdict=command.verdict, query=command.query, note=command.note
+                **common,
+                memory_id=command.memory_id,
+                owner=command.owner,
+                verdict=command.verdict,
+                query=command.query,
+                note=command.note,
             )
     raise Rejected(f"the graph has no use for a command {command.op!r}")
 

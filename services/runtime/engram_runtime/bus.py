@@ -170,3 +170,8 @@ class Bus(Protocol):
 
     def archive(self, stream: Stream) -> Archive:
         """A stream, to be looked through."""
+
+    def tail(
+        self, stream: Stream, pattern: str, *, after: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[list[Stored]]]:
+        """Messages of a stream as they come, from behind a sequence: in order, each once, whatever breaks meanwhile."""

@@ -42,6 +42,7 @@ from engram_runtime.context import correlation
 from engram_runtime.nats_archive import NatsArchive
 from engram_runtime.service import Answer
 from engram_runtime.settings import Durability, NatsSettings
+from engram_runtime.tailing import Tail
 from engram_runtime.wire import install
 
 log = logging.getLogger(__name__)
@@ -276,6 +277,17 @@ class NatsBus:
     def archive(self, stream: Stream) -> Archive:
         """See `Bus.archive`."""
         return NatsArchive(self.client, self.jetstream, stream)
+
+    @contextlib.asynccontextmanager
+    async def tail(self, stream: Stream, pattern: str, *, after: int) -> AsyncIterator[AsyncIterator[list[Stored]]]:
+        """See `Bus.tail`."""
+        tail = Tail(self.client, self.jetstream, stream, pattern, after)
+        self.reconnected.append(tail.resume)
+        try:
+            async with contextlib.aclosing(tail.batches()) as batches:
+                yield batches
+        finally:
+            self.reconnected.remove(tail.resume)
 
 
 def _backlog(info: ConsumerInfo) -> Backlog:
