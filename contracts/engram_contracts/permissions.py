@@ -20,7 +20,9 @@ PERMISSIONS: frozenset[str] = frozenset(get_args(Permission))
 OPEN: frozenset[str] = frozenset({"public", "metrics"})
 """Permissions that no role has to carry, because no key is asked for."""
 
-BOUND: frozenset[str] = frozenset({"memories:read", "memories:write", "recall", "think", "jobs:read", "jobs:write"})
+BOUND: frozenset[str] = frozenset(
+    {"memories:read", "memories:write", "recall", "think", "jobs:read", "jobs:write", "events:read"}
+)
 """All that a caller bound to some users or sessions can have; the rest speaks of the whole tenant."""
 
 _READER = frozenset({"memories:read", "recall", "think", "graph:read", "jobs:read", "events:read"})
