@@ -6,7 +6,9 @@ The words of `VALUES` for a field's name count most where they fit its schema, t
 
 from __future__ import annotations
 
+import base64
 import re
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +67,7 @@ VALUES: dict[str, Any] = {
     "totals": {"api_calls": 12, "search_queries": 3},
     "counters": {"api_calls": 1},
     "door": "door-1",
-    "dense": "AAAAPAC8",
+    "dense": base64.urlsafe_b64encode(struct.pack("<256e", *([0.0625] * 256))).decode(),
     "request_id": COMMAND,
     "service": "vectors",
     "instance": "vectors-1",
