@@ -1,4 +1,4 @@
-"""What ends work without an effect: a cancel mark, or a deadline that passed."""
+"""What ends work without an effect: a cancel mark, a deadline that passed, or a tenant that is suspended."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
 from engram_contracts.commands import Command
-from engram_contracts.errors import Cancelled, EngramError, Expired
+from engram_contracts.control import TenantRecord
+from engram_contracts.errors import Cancelled, EngramError, Expired, Forbidden
 from engram_contracts.events import CancelMark
-from engram_contracts.topology import CANCELS
+from engram_contracts.topology import CANCELS, TENANTS
 from engram_runtime.bus import Bus
 from engram_runtime.mirror import Mirror, ended
 
@@ -20,16 +21,28 @@ PATIENCE_SECONDS = 5.0
 
 
 class Cancels:
-    """The cancel marks of all commands, as the bucket tells them."""
+    """The cancel marks of all commands, and the state of all tenants, as their buckets tell them."""
 
     def __init__(self, bus: Bus) -> None:
         self._mirror = Mirror(bus, CANCELS, CancelMark, changed=self._told)
+        self._tenants = Mirror(bus, TENANTS, TenantRecord)
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     @property
-    def mirror(self) -> Mirror[CancelMark]:
-        """The marks, to be kept up to date."""
-        return self._mirror
+    def mirrors(self) -> tuple[Mirror[CancelMark], Mirror[TenantRecord]]:
+        """Marks and states, to be kept up to date."""
+        return self._mirror, self._tenants
+
+    def refused(self, tenant: str, at: datetime) -> EngramError | None:
+        """Why what lies in the queue since then is not worked on: its tenant was suspended before, or is deleted.
+
+        Doors refuse such a tenant; this meets what passed none of them, or one that was told a moment too late. What
+        was accepted before is finished.
+        """
+        record = self._tenants.get(tenant)
+        if record is None or record.status == "active" or record.changed_at is None or at < record.changed_at:
+            return None
+        return Forbidden(f"tenant {tenant!r} is {record.status} since {record.changed_at.isoformat()}")
 
     def over(self, tenant: str, command: Command) -> EngramError | None:
         """Why a command is not to be worked on any more, or `None`."""
@@ -68,12 +81,15 @@ def _seconds_left(command: Command) -> float | None:
 async def watching(bus: Bus, reconnected: list[Callable[[], None]]) -> AsyncIterator[Cancels]:
     """The cancel marks, followed while the context is open, and read as a whole when it is entered."""
     cancels = Cancels(bus)
-    task = asyncio.create_task(cancels.mirror.run())
-    reconnected.append(cancels.mirror.watch_again)
+    tasks = [asyncio.create_task(mirror.run()) for mirror in cancels.mirrors]
+    again = [mirror.watch_again for mirror in cancels.mirrors]
+    reconnected.extend(again)
     try:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(cancels.mirror.complete.wait(), PATIENCE_SECONDS)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await asyncio.gather(*(mirror.complete.wait() for mirror in cancels.mirrors))
         yield cancels
     finally:
-        reconnected.remove(cancels.mirror.watch_again)
-        await ended(task)
+        for each in again:
+            reconnected.remove(each)
+        await ended(*tasks)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from engram_contracts.commands import Command
 from engram_contracts.errors import EngramError, Failure, Rejected, Unavailable
 from engram_contracts.events import JobTrouble, JobTry, Progress
+from engram_contracts.permissions import OPEN, PERMISSIONS
 from engram_contracts.topology import JOBS, WorkSubject, dead_subject, waiting_subject
 from engram_runtime.appending import CORRELATION
 from engram_runtime.breaker import Breaker, is_away
@@ -55,6 +56,14 @@ MOST_TRIES = 20
 INTERRUPTED = "an earlier try ended without an answer"
 
 
+def _permitted(commands: Sequence[type[Command]]) -> Sequence[type[Command]]:
+    """The commands. Raises `ValueError` for one that declares no permission, which nobody may be asked to do."""
+    for kind in commands:
+        if getattr(kind, "permission", None) not in PERMISSIONS - OPEN:
+            raise ValueError(f"{kind.__name__} declares no permission; see engram_contracts.permissions")
+    return commands
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """One message in hand: raw, with its receipt, and decoded or with the reason why not."""
@@ -83,7 +92,7 @@ class Taker:
         self._stage = stage
         self._taking = taking
         self._retry = taking.consumer.retry
-        self._types = {kind.op: kind for kind in taking.commands}
+        self._types = {kind.op: kind for kind in _permitted(taking.commands)}
         self._jobs = bus.bucket(JOBS)
         self._failed: dict[int, float] = {}
         """When messages failed that were tried alone, by sequence, as long as they are tried."""
@@ -170,7 +179,8 @@ class Taker:
         if self._cancels is None:
             return {}
         found = {
-            item.receipt.sequence: self._cancels.over(item.tenant, item.delivery.message)
+            item.receipt.sequence: self._cancels.refused(item.tenant, item.receipt.at)
+            or self._cancels.over(item.tenant, item.delivery.message)
             for item in items
             if item.delivery is not None
         }
