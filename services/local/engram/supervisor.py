@@ -33,8 +33,12 @@ ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering
 OVERLAPPING = frozenset({"embedder", "embedder-query", "reasoner", "recovery", "api"})
 """These start anew before the old one ends. The others own files, which one process at a time may have open."""
 
-BEHIND = {"graph": 10, "metering": 15}
-"""Followers that may lag under load give way to what clients wait for."""
+BEHIND = {"reasoner": 5, "graph": 10, "metering": 15}
+"""Who may lag under load gives way to what clients wait for; a model takes longer to answer than any of this."""
+
+APART = frozenset({"fastembed", "openai"})
+"""Adapters whose queries have a process of their own: no memory that is slow to embed, or kills its worker, holds up a
+recall."""
 
 PRELOADED = ("engram_runtime.host", "engram_contracts.topology")
 BACKLOG = 1_024
@@ -110,7 +114,7 @@ class Supervisor:
         self._socket = _listening(self._host, self._port)
         self._flags["serve"]["socket"] = self._socket.fileno()
         for name in ORDER:
-            if name != "embedder-query" or self._settings.embedder.adapter == "fastembed":
+            if name != "embedder-query" or self._settings.embedder.adapter in APART:
                 self._begin(Child(name, self._service(name), self._log(name), BEHIND.get(name, 0)))
         self._record()
 
@@ -163,7 +167,7 @@ class Supervisor:
 
     def _service(self, name: str) -> Callable[[], None]:
         service, _, role = name.partition("-")
-        split = self._settings.embedder.adapter == "fastembed" and service == "embedder"
+        split = self._settings.embedder.adapter in APART and service == "embedder"
         own = {**self._flags, "host": {**self._flags.get("host", {}), "ready_file": str(self._ready_file(name))}}
         if split:
             own["embedder"] = {**own.get("embedder", {}), "role": role or "work"}
