@@ -25,13 +25,14 @@ class Child:
     """One process that is to run: what it does, and how it has fared.
 
     `nice` lowers its share of the processor. `starts` counts how often it was started; one that dies within
-    `SETTLED` seconds is started again after a pause that doubles.
+    `SETTLED` seconds is started again after a pause that doubles, up to `longest`.
     """
 
     name: str
     body: Body
     log: Path
     nice: int = 0
+    longest: float = LONGEST_BACKOFF
     pid: int | None = None
     starts: int = 0
     backoff: float = 0.0
@@ -71,7 +72,7 @@ class Child:
         """Note that it ended, and when it is to be started again."""
         lived = time.monotonic() - self.started
         self.pid = None
-        self.backoff = 0.0 if lived > SETTLED else min(max(0.1, 2 * self.backoff), LONGEST_BACKOFF)
+        self.backoff = 0.0 if lived > SETTLED else min(max(0.1, 2 * self.backoff), self.longest)
         self.due = time.monotonic() + self.backoff
 
     def tell(self, number: signal.Signals) -> None:

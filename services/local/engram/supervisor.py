@@ -45,6 +45,8 @@ BACKLOG = 1_024
 LOOK_SECONDS = 0.5
 LOCK_SECONDS = 3.0
 BROKER_SECONDS = 30.0
+BROKER_PAUSE_SECONDS = 0.1
+"""Everybody waits for a broker that died, and a start of it costs next to nothing."""
 READY_SECONDS = 60.0
 MOST_STARTS = 5
 """So often a process may be started before the system is ready."""
@@ -124,7 +126,9 @@ class Supervisor:
         folder = self._data / "nats"
         for port in broker.ports(folder):
             config = broker.configure(folder, self._credentials, port=port, durability=self._settings.durability)
-            child = Child("nats", program(broker.binary(), "-c", str(config)), self._log("nats"))
+            child = Child(
+                "nats", program(broker.binary(), "-c", str(config)), self._log("nats"), longest=BROKER_PAUSE_SECONDS
+            )
             child.start()
             if self._listens(child, folder, port):
                 self._children.append(child)

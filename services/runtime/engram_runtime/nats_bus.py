@@ -446,7 +446,7 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
         name=name,
         allow_reconnect=True,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds; a float works, the annotation says int
+        reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; a float works, the annotation says int
         connect_timeout=2,
         ping_interval=5,
         max_outstanding_pings=2,

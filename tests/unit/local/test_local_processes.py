@@ -30,6 +30,16 @@ def test_what_dies_young_waits_longer_each_time_up_to_a_bound(tmp_path):
     assert pauses[-1] == LONGEST_BACKOFF
 
 
+def test_what_everybody_waits_for_is_started_again_soon_however_often_it_dies(tmp_path):
+    child = Child("test", program("/bin/true"), tmp_path / "test.log", longest=0.1)
+    child.started = time.monotonic()
+
+    for _ in range(10):
+        child.died()
+
+    assert child.backoff == 0.1
+
+
 def test_what_lived_long_enough_is_started_again_at_once(tmp_path):
     child = child_of(tmp_path, "/bin/true")
     child.backoff = LONGEST_BACKOFF
