@@ -4,21 +4,25 @@ from __future__ import annotations
 
 MOST_AT_ONCE = 200
 LOTS_A_SECOND = 50
-FORGIVEN_SECONDS = 1.0
+FORGIVEN_SECONDS = 10.0
+BURST_SECONDS = 1.0
+CATCHING_UP = 1.25
+"""So many times the rate it goes while a delay is made up for."""
 
 
 class Pace:
     """Messages in small lots, so that the rate is met over the whole run.
 
     Message number n (from 0) is due n / `rate` seconds after the start, and a lot goes out when its last message is
-    due. A delay of up to a second is made up for, with larger lots; a longer one moves the schedule, so that no
-    burst follows.
+    due. A delay of up to ten seconds is made up for, a quarter faster than the rate after what a second has; a longer
+    one moves the schedule.
     """
 
     def __init__(self, rate: float | None, now: float) -> None:
         self._rate = rate
         self._start = now
         self._sent = 0
+        self._next = now
 
     def wait(self, now: float) -> float:
         """Seconds until the next lot is due."""
@@ -27,14 +31,16 @@ class Pace:
         ahead = (self._sent + self._smallest - 1) / self._rate
         if now - self._start - ahead > FORGIVEN_SECONDS:
             self._start = now - ahead
-        return max(self._start + ahead - now, 0.0)
+        return max(self._start + ahead - now, self._next - now, 0.0)
 
     def lot(self, now: float) -> int:
         """How many messages go out together now: what is due, or the smallest lot."""
         if self._rate is None:
             return MOST_AT_ONCE
         due = int((now - self._start) * self._rate) + 1 - self._sent
-        return min(max(due, self._smallest), MOST_AT_ONCE)
+        lot = min(max(min(due, int(self._rate * BURST_SECONDS)), self._smallest), MOST_AT_ONCE)
+        self._next = now + lot / (CATCHING_UP * self._rate)
+        return lot
 
     def sent(self, count: int) -> None:
         """Note that so many messages went out."""
