@@ -26,6 +26,8 @@ class _Ticket(Generic[T, R]):
     items: Sequence[T]
     outcomes: asyncio.Future[Sequence[R | Exception]]
     at: float
+    behind: bool
+    """Whether the owner had others before it, queued or under way."""
 
 
 class Committer(Generic[T, R]):
@@ -52,6 +54,7 @@ class Committer(Generic[T, R]):
         self._queued = Shares("writes", total=waiting, each=each)
         self._per_second = 0.0
         self._written_at = 0.0
+        self._under_way: frozenset[str] = frozenset()
         self._writing: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -69,7 +72,8 @@ class Committer(Generic[T, R]):
             error.retry_after = bounded_wait(self._queued.held, self._per_second)
             raise
         outcomes = asyncio.get_running_loop().create_future()
-        ticket: _Ticket[T, R] = _Ticket(owner, items, outcomes, time.monotonic())
+        behind = owner in self._queues or owner in self._under_way
+        ticket: _Ticket[T, R] = _Ticket(owner, items, outcomes, time.monotonic(), behind)
         self._queues.setdefault(owner, deque()).append(ticket)
         if self._writing is None:
             self._writing = asyncio.create_task(self._drain(), context=Context())  # of no one request
@@ -100,7 +104,7 @@ class Committer(Generic[T, R]):
 
     def _late(self, ticket: _Ticket[T, R], *, waits: bool) -> Unavailable | RateLimited:
         """Why there is no outcome: the broker, unless it wrote meanwhile what this owner had queued before."""
-        if waits and self._written_at > ticket.at:
+        if self._written_at > ticket.at and (waits or ticket.behind):
             wait = bounded_wait(self._queued.held, self._per_second)
             return RateLimited("more of this tenant's writes are queued than can be written in time", retry_after=wait)
         return Unavailable("the broker did not acknowledge the write in time; try again", retry_after=1.0)
@@ -136,7 +140,9 @@ class Committer(Generic[T, R]):
     async def _write_group(self, group: Sequence[_Ticket[T, R]]) -> None:
         items = [item for ticket in group for item in ticket.items]
         began = time.monotonic()
+        self._under_way = frozenset(ticket.owner for ticket in group)
         outcomes = await self._outcomes(items)
+        self._under_way = frozenset()
         if not all(isinstance(outcome, Unavailable) for outcome in outcomes):
             self._written_at = time.monotonic()
             self._per_second = len(items) / max(self._written_at - began, 1e-6)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from engram_api.committer import Committer
-from engram_contracts.errors import Internal, Overloaded, Unavailable
+from engram_contracts.errors import Internal, Overloaded, RateLimited, Unavailable
 
 
 class Slow:
@@ -119,3 +119,16 @@ async def test_closing_finishes_what_was_begun_and_refuses_the_rest() -> None:
     await closing
 
     assert await asyncio.gather(*tasks) == [[10], [20]]
+
+
+async def test_who_waits_behind_its_own_is_told_to_slow_down_and_who_waits_for_the_broker_is_not() -> None:
+    slow = Slow()
+    committer = Committer(slow.write, waiting=100, patience=0.2)
+    tasks = await begun(committer.commit([0], owner="a"), committer.commit([1], owner="a"))
+    slow.let_go.release()  # the first is written, the second is under way when its time is up
+    refused = await asyncio.gather(*tasks, *await begun(committer.commit([2], owner="b")), return_exceptions=True)
+    slow.let_go.release()
+    slow.let_go.release()
+    await committer.close()
+
+    assert [type(each) for each in refused] == [list, RateLimited, Unavailable]
