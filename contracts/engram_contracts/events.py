@@ -107,6 +107,8 @@ class JobTrouble(Message):
     """The last tries that failed, oldest first."""
     waits_outside: bool = False
     """Whether it has left the WORK stream, to come back to it when its next try is due."""
+    unanswered: int = 0
+    """So many tries of its own, in a row, have begun and not ended."""
 
 
 class CancelMark(Message):

@@ -11,10 +11,12 @@ class Retry:
 
     Delays are `first * factor**(attempt - 1)` seconds, at most `most`, spread by `jitter` (a share of the
     delay) so that work that failed together does not come back together. After `attempts` tries the work is
-    worn out and goes to the dead letters.
+    worn out and goes to the dead letters; so it does after `endings` tries of its own in a row that nobody came back
+    from, because its handling ended the worker, or hung.
     """
 
     attempts: int = 8
+    endings: int = 2
     first: float = 0.2
     factor: float = 3.0
     most: float = 60.0

@@ -47,7 +47,8 @@ class Consumer:
     """A durable pull consumer and how its messages are worked off.
 
     `batch` messages are handled together, at most `concurrency` batches at a time in one process. `ack_wait` is
-    how long a silent worker keeps a message; a living one extends it. Batches that are not full begin `linger`
+    how long a silent worker keeps a message; a living one extends it. A handler that takes longer than `longest` hangs
+    and is given up (`None`: it may take hours). Batches that are not full begin `linger`
     seconds apart, those of a process's consumers with the same linger together. The server never gives up on a
     message: the delivery policy counts tries and buries what is worn out.
     """
@@ -57,7 +58,8 @@ class Consumer:
     filters: tuple[str, ...]
     batch: int = 64
     concurrency: int = 1
-    ack_wait: float = 10.0
+    ack_wait: float = 5.0
+    longest: float | None = 120.0
     max_ack_pending: int = 1_024
     linger: float = 0.001
     retry: Retry = field(default_factory=Retry)
@@ -306,18 +308,20 @@ THINK = tuple(
     consumer
     for urgency in LANES
     for consumer in _work_consumers(
-        "reasoner", (Think,), urgency, batch=1, concurrency=4, ack_wait=15.0, max_ack_pending=64,
+        "reasoner", (Think,), urgency, batch=1, concurrency=4, max_ack_pending=64, longest=300.0,
         linger=0.0, retry=Retry(attempts=6, first=1.0),
     )
 )  # fmt: skip
+UNTIL_DONE = Retry(attempts=100_000, endings=100_000, first=2.0, factor=1.0)
 REPLAY = Consumer(
     name="recovery", stream=WORK, filters=(f"engram.work.*.{Replay.op}.*",), batch=1, concurrency=16, ack_wait=5.0,
-    max_ack_pending=256, linger=0.0, retry=Retry(attempts=100_000, first=2.0, factor=1.0),
+    max_ack_pending=256, linger=0.0, longest=None,
+    retry=UNTIL_DONE,
 )  # fmt: skip
 """A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
 ERASE = Consumer(
     name="erasure", stream=WORK, filters=(f"engram.work.*.{Erase.op}.{SYSTEM}",), batch=1, concurrency=4, ack_wait=5.0,
-    max_ack_pending=256, linger=0.0, retry=Retry(attempts=100_000, first=2.0, factor=1.0),
+    max_ack_pending=256, linger=0.0, longest=None, retry=UNTIL_DONE,
 )  # fmt: skip
 """An erasure goes on until nothing is left, however often it is interrupted."""
 DUE = Consumer(name="schedule-due", stream=SCHEDULE, filters=("engram.schedule.due.>",))

@@ -60,6 +60,8 @@ class Breaker:
         self._until = 0.0
         self._stopping = asyncio.Event()
         self.probing = Turn()
+        self.suspecting = Turn()
+        """Held while one is tried that may have ended an earlier worker, so that no other such is in hand with it."""
         self.answered = 0.0
         """When the dependency last answered anybody of this stage (monotonic seconds)."""
         self.trouble: str | None = None

@@ -173,7 +173,8 @@ def _declare(
         answerer.declare(bus.broker, kind, answer)
     for taking in service.takes:
         puller = Puller(bus.client, taking.consumer)
-        subscribe(bus.broker, puller, Taker(bus, service.name, taking, breaker, cancels).handle)
+        taker = Taker(bus, service.name, taking, breaker=breaker, cancels=cancels, puller=puller)
+        subscribe(bus.broker, puller, taker.handle)
         bus.reconnected.append(puller.resume)
     for consumer in service.returns:
         puller = Puller(bus.client, consumer)

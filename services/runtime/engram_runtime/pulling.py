@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from faststream._internal.broker.registrator import Registrator
@@ -85,6 +85,11 @@ class Puller:
         self._subscription: Subscription | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(consumer.concurrency)
+
+    @property
+    def waiting(self) -> Sequence[Msg]:
+        """Messages that have arrived and are in nobody's hands yet."""
+        return tuple(self._ready)
 
     async def run(self, handle: Handle) -> None:
         """Pull until `stop`. Errors of a session end it, and the next begins after a breath."""

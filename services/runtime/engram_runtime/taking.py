@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from engram_contracts.commands import Command
-from engram_contracts.errors import EngramError, Failure, Rejected, Unavailable
+from engram_contracts.errors import EngramError, Failure, Internal, Rejected, Unavailable
 from engram_contracts.events import JobTrouble, JobTry, Progress
 from engram_contracts.permissions import OPEN, PERMISSIONS
 from engram_contracts.topology import JOBS, WorkSubject, dead_subject, waiting_subject
@@ -39,6 +39,7 @@ from engram_runtime.delivery import (
     waiting_headers,
 )
 from engram_runtime.mirror import ended
+from engram_runtime.pulling import Puller
 from engram_runtime.service import Delivery, Outcome, Taking
 from engram_runtime.telemetry import BURIED, ENDED, HANDLED, HANDLING, RETRIED, waited
 from engram_runtime.tracing import TRACEPARENT, processing
@@ -54,6 +55,12 @@ TOGETHER = 2
 MOST_TRIES = 20
 """So many failed tries of a job are remembered."""
 INTERRUPTED = "an earlier try ended without an answer"
+SUSPECT_SECONDS = 2.0
+"""So long others that are suspected wait for the one that is tried; what kills its worker does so at once."""
+
+
+class Hung(Internal):
+    """A handler took longer than any should."""
 
 
 def _permitted(commands: Sequence[type[Command]]) -> Sequence[type[Command]]:
@@ -76,6 +83,8 @@ class Held:
     broken: EngramError | None = None
     attempt: int = 1
     tries: tuple[JobTry, ...] = ()
+    unanswered: int = 0
+    """Tries before this one that nobody came back from."""
 
 
 class Taker:
@@ -83,9 +92,13 @@ class Taker:
 
     Fresh messages are handled together. One that was delivered before is handled alone and its try is written down
     first, so that a message which kills its worker is found by its recorded tries, and its neighbours are not blamed.
+    Those that were tried without an answer are tried one after the other in the whole process.
     """
 
-    def __init__(self, bus: Bus, stage: str, taking: Taking, breaker: Breaker, cancels: Cancels | None = None) -> None:
+    def __init__(
+        self, bus: Bus, stage: str, taking: Taking, *, breaker: Breaker, cancels: Cancels | None, puller: Puller
+    ) -> None:
+        self._puller = puller
         self._breaker = breaker
         self._cancels = cancels
         self._bus = bus
@@ -101,7 +114,7 @@ class Taker:
         """Handle and settle every message of the batch."""
         held = [self._decode(message) for message in batch]
         waited(self._stage, held[0].receipt.at)
-        async with _kept_alive(batch, self._taking.consumer.ack_wait):
+        async with _kept_alive(batch, self._puller):
             fresh = [item for item in held if item.receipt.delivered == 1]
             if fresh:
                 await self._together(fresh)
@@ -141,15 +154,37 @@ class Taker:
         """A message that comes again: count the try where a crash cannot undo it, then try."""
         past = await self._trouble(item)
         attempt = past.attempt + 1 if past else item.attempt - 1 + item.receipt.delivered
-        item = replace(item, attempt=attempt, tries=past.tries if past else ())
+        item = replace(
+            item, attempt=attempt, tries=past.tries if past else (), unanswered=past.unanswered if past else 0
+        )
         if past and self._retry.worn_out(past.attempt):
             await self._settle(item, Unavailable(f"{past.reason}; {past.attempt} tries"))
+        elif item.unanswered >= self._retry.endings:
+            error = Internal(f"its handling ended the worker, or hung, {item.unanswered} times")
+            await self._bury(item, error, Bury("worn out"))
+        else:
+            await self._settle(item, await self._alone_noted(item, past))
+
+    async def _alone_noted(self, item: Held, past: JobTrouble | None) -> Outcome:
+        """The outcome of a try that is written down before."""
+        async with self._suspected(item):
+            await self._note(
+                item,
+                reason=past.reason if past else INTERRUPTED,
+                code=past.code if past else "INTERNAL_ERROR",
+                unanswered=item.unanswered + 1,
+            )
+            return item.broken or (await self._attempt([item]))[0]
+
+    @contextlib.asynccontextmanager
+    async def _suspected(self, item: Held) -> AsyncIterator[None]:
+        """For what may have ended an earlier worker: with nothing else of that kind in hand."""
+        if not item.unanswered:
+            yield
             return
-        await self._note(
-            item, reason=past.reason if past else INTERRUPTED, code=past.code if past else "INTERNAL_ERROR"
-        )
-        outcome = item.broken or (await self._attempt([item]))[0]
-        await self._settle(item, outcome)
+        async with self._breaker.suspecting:
+            self._breaker.suspecting.lend(SUSPECT_SECONDS)
+            yield
 
     async def _attempt(self, items: Sequence[Held]) -> list[Outcome]:
         """Outcomes of the items; while the dependency is away they are held, and one of them is tried now and then.
@@ -277,19 +312,32 @@ class Taker:
 
     async def _handled(self, deliveries: Sequence[Delivery[Command]]) -> Sequence[Outcome]:
         """What the handler says. One that takes a single command is interrupted when that is not wanted any more."""
+        longest = self._taking.consumer.longest
         if self._cancels is None or self._taking.consumer.batch > 1:
-            return await self._taking.handler(deliveries)
+            return await self._within(longest, deliveries)
         working = asyncio.ensure_future(self._taking.handler(deliveries))
         over = asyncio.create_task(self._cancels.until_over(deliveries[0].tenant, deliveries[0].message))
         try:
-            await asyncio.wait((working, over), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((working, over), timeout=longest, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise Hung(f"its handling did not end within {longest:g} s")
             return working.result() if working.done() else [over.result()]
         finally:
             await ended(working, over)
 
+    async def _within(self, seconds: float | None, deliveries: Sequence[Delivery[Command]]) -> Sequence[Outcome]:
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await self._taking.handler(deliveries)
+        except TimeoutError as error:
+            if limit.expired():
+                raise Hung(f"its handling did not end within {seconds:g} s") from error
+            raise
+
     async def _settle(self, item: Held, outcome: Outcome) -> None:
         if outcome is HANDED_BACK:
-            await item.raw.respond(NAK)
+            await self._hand_back(item)
             return
         if outcome is STEPPED_ASIDE:
             await self._step_aside(item)
@@ -303,7 +351,9 @@ class Taker:
         elif isinstance(decision, Later):
             assert outcome is not None
             RETRIED.labels(self._stage).inc()
-            await self._note(await self._tried(item, outcome), delay=decision.delay, **_told(outcome))
+            hung = item.unanswered + 1 if isinstance(outcome, Hung) else 0
+            tried = await self._tried(item, outcome)
+            await self._note(tried, delay=decision.delay, unanswered=hung, **_told(outcome))
             await item.raw.nak(delay=decision.delay)
             await self._announce_retry(item, _words(outcome), decision.delay)
         elif isinstance(decision, Postpone):
@@ -315,6 +365,13 @@ class Taker:
         else:
             assert outcome is not None
             await self._bury(item, outcome, decision)
+
+    async def _hand_back(self, item: Held) -> None:
+        """Let another worker have it; that it was about to be tried here does not count."""
+        if item.receipt.delivered > 1:
+            before = replace(item, attempt=item.attempt - 1)
+            await self._note(before, reason=INTERRUPTED, code="INTERNAL_ERROR", unanswered=item.unanswered)
+        await item.raw.respond(NAK)
 
     async def _step_aside(self, item: Held) -> None:
         """Let others of the queue go first; the try does not count."""
@@ -401,6 +458,7 @@ class Taker:
         delay: float | None = None,
         dead: int | None = None,
         outside: bool = False,
+        unanswered: int = 0,
     ) -> None:
         """Write down where the job stands, for who asks and for the next try."""
         now = datetime.now(UTC)
@@ -416,6 +474,7 @@ class Taker:
             work_sequence=item.receipt.sequence,
             tries=item.tries,
             waits_outside=outside,
+            unanswered=unanswered,
         )
         with contextlib.suppress(Unavailable):
             await self._jobs.put(f"{item.tenant}.{item.job}", trouble.encode())
@@ -482,11 +541,12 @@ def _words(error: Exception) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _kept_alive(batch: Sequence[Msg], ack_wait: float) -> AsyncIterator[None]:
-    """While the block runs, tell the server in time that the batch is being worked on."""
+async def _kept_alive(batch: Sequence[Msg], puller: Puller) -> AsyncIterator[None]:
+    """While the block runs, tell the server in time that the batch is being worked on, and what waits behind it."""
+    pause = puller.consumer.ack_wait / 5
     saying: list[asyncio.Task[None]] = []
     timer = asyncio.get_running_loop().call_later(
-        ack_wait / 3, lambda: saying.append(asyncio.create_task(_say_working(batch, ack_wait / 3)))
+        pause, lambda: saying.append(asyncio.create_task(_say_working(batch, puller, pause)))
     )  # most batches are done long before, and a timer costs less than a task
     try:
         yield
@@ -496,9 +556,9 @@ async def _kept_alive(batch: Sequence[Msg], ack_wait: float) -> AsyncIterator[No
             task.cancel()
 
 
-async def _say_working(batch: Sequence[Msg], pause: float) -> None:
+async def _say_working(batch: Sequence[Msg], puller: Puller, pause: float) -> None:
     while True:
-        for message in batch:
+        for message in (*batch, *puller.waiting):
             if not message.is_acked:
                 await message.respond(WORKING)
         await asyncio.sleep(pause)
