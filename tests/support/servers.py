@@ -81,6 +81,12 @@ def qdrant_binary() -> str | None:
     return next((c for c in candidates if c and Path(c).exists()), None)
 
 
+def promtool_binary() -> str | None:
+    """The promtool on PATH, else the one that `make tools` fetched, or None."""
+    fetched = ROOT / ".tools/prometheus/usr/bin/promtool"
+    return shutil.which("promtool") or (str(fetched) if fetched.exists() else None)
+
+
 @contextlib.contextmanager
 def qdrant_server(folder: Path) -> Iterator[tuple[int, int]]:
     """A running Qdrant server, as its (REST, gRPC) ports."""

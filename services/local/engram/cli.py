@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from engram import audit, auditing, contracts, dead, nats_creds
+from engram import audit, auditing, contracts, dead, looking, nats_creds
 from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, output, teller
 
 T = TypeVar("T")
@@ -27,6 +27,8 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(contracts.app, name="contracts")
 app.add_typer(auditing.rebuild, name="rebuild")
 app.command("verify")(auditing.verify)
+app.command("top")(looking.top)
+app.command("trace")(looking.trace)
 
 SETTLED_WITHIN = 600.0
 DataDir = Annotated[
