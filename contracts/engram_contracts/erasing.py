@@ -84,9 +84,13 @@ class ErasureStatus(Message):
 
 
 class ErasureRecord(ErasureStatus):
-    """What is kept of an erasure: its status, and the log sequence up to which everything of the kind is to go."""
+    """What is kept of an erasure: its status, and the run that works on it now."""
 
-    until: int | None = None
+    runner: str | None = None
+
+    def status(self) -> ErasureStatus:
+        """What may be told of it."""
+        return ErasureStatus.model_validate(self.model_dump(exclude={"runner"}))
 
 
 class StartErasure(Question[ErasureStatus]):
@@ -135,7 +139,7 @@ class Erased(Message):
 
 
 class OfMemories(Question[Erased]):
-    """Base of what is asked of a store: all it keeps of these memories, or of the tenant where none are named."""
+    """Base of what is asked of a store: all it keeps of these memories, or of the tenant where they are not given."""
 
     service, verb, Reply = "", "", Erased
     tenant: Tenant
@@ -157,10 +161,11 @@ class EraseRecorded(OfMemories):
 class EraseMetered(OfMemories):
     """Take details out of the ledger; their sums stay, by day and meter, because bills rest on them.
 
-    Answered by metering.
+    `commands` are those that the memories came from, by which they were charged. Answered by metering.
     """
 
     service, verb, Reply = "metering", "erase", Erased
+    commands: tuple[CommandId, ...] = Field(default=(), max_length=MOST_NAMED)
 
 
 class Compacted(Message):
@@ -192,11 +197,12 @@ class NamesPage(Message):
 
 
 class ListOfUser(Question[NamesPage]):
-    """Memories that are, or in any version were, of a user. Answered by the graph."""
+    """Memories accepted up to a moment that are, or in any version were, of a user. Answered by the graph."""
 
     service, verb, Reply = "graph", "of-user", NamesPage
     tenant: Tenant
     user_id: Scope
+    until: Moment
     after: str | None = None
     limit: int = Field(default=MOST_NAMED, ge=1, le=MOST_NAMED)
 

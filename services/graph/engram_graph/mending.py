@@ -69,6 +69,14 @@ class MendingFollower(Follower):
             self._graphs.forget(question.tenant)
         return Mended(applied=len(facts))
 
+    async def take_out(self, tenant: str, names: Sequence[str]) -> None:
+        """Take memories out, with all that hangs on them; the log goes on where it was. A repeat changes nothing."""
+        async with self._one_at_a_time:
+            position = (await self._partitions.partition(self._number)).position
+            async with self._vocabularies.held([tenant]) as vocabularies:
+                await self._take_out(tenant, names, vocabularies, position)
+            self._graphs.forget(tenant)
+
     async def _take_out(
         self, tenant: str, names: Sequence[str], vocabularies: Mapping[str, Vocabulary], position: int
     ) -> None:

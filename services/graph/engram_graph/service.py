@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engram_contracts.auditing import ListApplied, ListRecorded, MendRecorded, RebuildRecord, RecordPositions
 from engram_contracts.commands import GRAPH
+from engram_contracts.erasing import CompactRecorded, EraseRecorded, ExportRecorded, ListOfUser
 from engram_contracts.questions import (
     Activate,
     Check,
@@ -29,6 +30,8 @@ from engram_contracts.topology import GRAPH_LOG, GRAPH_WORK
 from engram_graph import reads_duckdb as record
 from engram_graph.csr import Graph
 from engram_graph.draft import FACTS
+from engram_graph.erasing import Eraser
+from engram_graph.exporting import Exporter
 from engram_graph.following import Follower
 from engram_graph.graphs import Graphs
 from engram_graph.handlers import Questions, Work
@@ -73,10 +76,11 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         settings=chosen,
         clock=now,
     )
+    eraser = Eraser(partitions, followers, vocabularies=vocabularies, graphs=graphs, folder=settings.data_dir / "graph")
     try:
         yield Service(
             name="graph",
-            answers={**answers(questions), **audits(auditor, rebuilder)},
+            answers={**answers(questions), **audits(auditor, rebuilder), **erases(eraser, Exporter(partitions))},
             takes=tuple(Taking(consumer=consumer, handler=work.take, commands=GRAPH) for consumer in GRAPH_WORK),
             follows=tuple(_following(number, follower) for number, follower in followers.items()),
             checks={"store": lambda: store(partitions)},
@@ -112,6 +116,16 @@ def audits(auditor: Auditor, rebuilder: Rebuilder) -> dict[type[Question[Any]], 
         MendRecorded: auditor.mend,
         RecordPositions: auditor.positions,
         RebuildRecord: rebuilder.rebuild,
+    }
+
+
+def erases(eraser: Eraser, exporter: Exporter) -> dict[type[Question[Any]], Answer]:
+    """Who answers what erases, and what tells everything before."""
+    return {
+        EraseRecorded: eraser.erase,
+        CompactRecorded: eraser.compact,
+        ListOfUser: eraser.of_user,
+        ExportRecorded: exporter.page,
     }
 
 

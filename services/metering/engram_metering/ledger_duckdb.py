@@ -82,6 +82,23 @@ SELECT coalesce(sum(amount) FILTER (meter = 'api_calls'), 0)::BIGINT,
 FROM ledger WHERE tenant = $tenant AND day = $day AND meter IN ('api_calls', 'think_prompt_tokens',
     'think_completion_tokens', 'link_prompt_tokens', 'link_completion_tokens')
 """
+SUM_UP = """
+INSERT INTO ledger SELECT tenant, 'erased', meter, sum(amount)::BIGINT, day::TIMESTAMP, day, 0 FROM ledger
+WHERE tenant = $1 AND event_id <> 'erased' AND ($2 IS NULL OR list_contains($2::VARCHAR[], event_id))
+GROUP BY tenant, meter, day
+"""
+NO_DETAILS = """
+DELETE FROM ledger
+WHERE tenant = $1 AND event_id <> 'erased' AND ($2 IS NULL OR list_contains($2::VARCHAR[], event_id))
+"""
+FREED = """
+INSERT INTO ledger SELECT $1, 'erased', unnest(['memories_deleted', 'storage_bytes']), unnest([number, -bytes]),
+    $3::DATE::TIMESTAMP, $3::DATE, 0
+FROM (SELECT count(bytes)::BIGINT AS number, sum(bytes)::BIGINT AS bytes FROM sizes
+      WHERE tenant = $1 AND ($2 IS NULL OR list_contains($2::VARCHAR[], memory_id::VARCHAR))) WHERE number > 0
+"""
+UNSIZED = "DELETE FROM sizes WHERE tenant = $1 AND ($2 IS NULL OR list_contains($2::VARCHAR[], memory_id::VARCHAR))"
+NONE_APPLIED = "DELETE FROM applied WHERE tenant = $1"
 METERS = """
 SELECT strftime(day, '%Y-%m-%d'), meter, sum(amount)::BIGINT FROM ledger
 WHERE tenant = $tenant AND day BETWEEN $first AND $last AND ($meter IS NULL OR meter = $meter)
@@ -163,6 +180,13 @@ class DuckLedger:
         await self._write(partial(self._post_anew, facts, removals))
 
     @traced("write duckdb", "client", {"db.system.name": "duckdb", "db.operation.name": "TRANSACTION"})
+    async def erase(self, tenant: str, names: list[str] | None, commands: list[str], *, day: date) -> dict[str, int]:
+        """Put sums by day in the place of what these commands were charged, and take out these memories' sizes.
+
+        Without names, of the whole tenant. What is freed counts on `day`. A repeat changes nothing.
+        """
+        return await self._write(partial(self._erase, tenant, names, commands, day))
+
     async def _write(self, work: Callable[[], T]) -> T:
         with _translated():
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -201,6 +225,21 @@ class DuckLedger:
             self._store_charges(tally.charges)
             self._store_state(tally, known)
             self._move(batches[-1], USAGE)
+
+    def _erase(self, tenant: str, names: list[str] | None, commands: list[str], day: date) -> dict[str, int]:
+        charged = None if names is None else commands
+        with self._transaction():
+            self._connection.execute(SUM_UP, [tenant, charged])
+            details = self._removed(NO_DETAILS, [tenant, charged])
+            self._connection.execute(FREED, [tenant, names, day])
+            sizes = self._removed(UNSIZED, [tenant, names])
+            if names is None:
+                self._connection.execute(NONE_APPLIED, [tenant])
+        return {"details": details, "sizes": sizes}
+
+    def _removed(self, statement: str, values: list[object]) -> int:
+        row = self._connection.execute(statement, values).fetchone()
+        return int(row[0]) if row else 0
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

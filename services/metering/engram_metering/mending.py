@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from engram_contracts.auditing import (
@@ -18,6 +19,7 @@ from engram_contracts.auditing import (
     MendMetered,
     Positions,
 )
+from engram_contracts.erasing import Erased, EraseMetered
 from engram_contracts.ids import PARTITIONS, derived_id
 from engram_metering import intake
 from engram_metering.handlers import Handlers
@@ -85,6 +87,15 @@ class Mender(Handlers):
             for sequence, tenant, command, created, deleted, size in rows
         )
         return AppliedPage(applied=applied, after=str(rows[-1][0]) if len(rows) == question.limit else None)
+
+    async def erase(self, question: EraseMetered) -> Erased:
+        """Put sums by day in the place of details, and take out the sizes of memories."""
+        names = None if question.memory_ids is None else [uuid_of(name) for name in question.memory_ids]
+        async with self._one_at_a_time:
+            removed = await self._duck.erase(
+                question.tenant, names, list(question.commands), day=datetime.now(UTC).date()
+            )
+        return Erased(removed={name: number for name, number in removed.items() if number})
 
     async def mend(self, question: MendMetered) -> Mended:
         """Take back what was charged for the memories, and charge their facts anew."""

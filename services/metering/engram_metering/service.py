@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from engram_contracts.auditing import LedgerPositions, ListCharged, ListMetered, MendMetered
 from engram_contracts.questions import GetStanding, GetUsage, ListHeads
+from engram_contracts.erasing import EraseMetered
 from engram_contracts.topology import METERING_LOG, METERING_USAGE
 from engram_metering import intake
 from engram_metering.ledger_duckdb import open_ledger
@@ -47,6 +48,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
                 ListMetered: handlers.kept,
                 ListCharged: handlers.charged,
                 MendMetered: handlers.mend,
+                EraseMetered: handlers.erase,
                 LedgerPositions: handlers.positions,
                 GetStanding: handlers.get_standing,
                 ListHeads: handlers.list_heads,

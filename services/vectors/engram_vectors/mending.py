@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from engram_contracts.auditing import (
     digest_of,
 )
 from engram_contracts.auditing import Positions as Reached
+from engram_contracts.erasing import Erased, EraseIndexed
 from engram_contracts.facts import Forgotten, Judged, Remembered, Revised
 from engram_contracts.ids import PARTITIONS, partition_of
 from engram_runtime.bus import Bus
@@ -49,6 +50,7 @@ from engram_vectors.recent import Recent
 from engram_vectors.turns import Turns
 
 FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten, Judged)}
+LOT = 500
 MOST_CHUNKS = 64
 """More points than one memory can have."""
 
@@ -124,6 +126,28 @@ class Mender(Handlers):
             await self._index.flush()
         return Mended(applied=len(facts))
 
+    async def erase(self, question: EraseIndexed) -> Erased:
+        """Take out all points of memories, or of a tenant, tombstones included."""
+        async with self._locks[partition_of(question.tenant)]:
+            removed = 0
+            async for points in self._points_of(question):
+                await self._write_changes(Changes(drop=points))
+                removed += len(points)
+            self._places.forget()
+            self._recaller.speakers.forget()
+            await self._index.flush()
+        return Erased(removed={"points": removed} if removed else {})
+
+    async def _points_of(self, question: EraseIndexed) -> AsyncIterator[list[PointId]]:
+        """The points that are there, some at a time."""
+        if question.memory_ids is not None:
+            heads = [head_of(question.tenant, name) for name in question.memory_ids]
+            records = await self._index.fetch(question.tenant, heads)
+            yield [point for head, text in records.items() for point in _reached(head, text)]
+            return
+        while scanned := await self._scanned.scan(question.tenant, None, LOT):
+            yield [point for point, _, _ in scanned]
+
     async def _prepare_for(self, question: MendIndexed, facts: Sequence[Delivery[Any]]) -> None:
         await self._prepare(facts)
         for embedding in (mend.embedding for mend in question.mends if mend.embedding is not None):
@@ -153,6 +177,11 @@ class Mender(Handlers):
             reach=len(chunks),
         )
         return points_of(tenant, head_of(tenant, mend.memory_id), entry, chunks)
+
+
+def _reached(head: PointId, record: str) -> list[PointId]:
+    """All points that a memory ever had."""
+    return [chunk_of(head, number) for number in range(max(Entry.model_validate_json(record).reach, 1))]
 
 
 def _possible_points(tenant: str, memory_id: str) -> list[PointId]:

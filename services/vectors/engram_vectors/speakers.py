@@ -39,6 +39,10 @@ class Speakers:
             for name in names_said(payload[TERMS]):
                 self._keep((payload[TENANT], name), (until, True))
 
+    def forget(self) -> None:
+        """Know nobody any more, because some may be gone."""
+        self._until.clear()
+
     async def _known(self, tenant: str, name: str) -> bool:
         now, key = self._clock(), (tenant, as_token(name))
         until, speaks = self._until.get(key, (0.0, False))
