@@ -84,13 +84,11 @@ class ErasureStatus(Message):
 
 
 class ErasureRecord(ErasureStatus):
-    """What is kept of an erasure: its status, and the run that works on it now."""
-
-    runner: str | None = None
+    """What is kept of an erasure."""
 
     def status(self) -> ErasureStatus:
         """What may be told of it."""
-        return ErasureStatus.model_validate(self.model_dump(exclude={"runner"}))
+        return ErasureStatus.model_validate(self.model_dump())
 
 
 class StartErasure(Question[ErasureStatus]):

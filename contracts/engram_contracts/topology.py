@@ -124,6 +124,12 @@ BUCKETS = (
     TICKETS, KEYS, KEY_USES, TENANTS, PLANS, MEMBERS, SETTINGS, JOBS, REPLAYS, CANCELS, RATES, IDEMPOTENCY, ERASURES,
 )  # fmt: skip
 
+
+def behind(bucket: Bucket) -> Stream:
+    """The stream that holds a bucket's entries, under `$KV.<bucket>.<key>`."""
+    return Stream(name=f"KV_{bucket.name}", subjects=(f"$KV.{bucket.name}.>",), retention="limits")
+
+
 # --- lanes: interactive work ahead of bulk work, one tenant out of another's way ---------------------------
 
 Urgency = Literal["interactive", "bulk"]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from engram_contracts.erasing import Erase, ListErasures, StartErasure, StatusErasure
 from engram_contracts.recovery import (
     CancelReplay,
     DropDead,
@@ -17,8 +18,11 @@ from engram_contracts.recovery import (
     StartReplay,
     StatusReplay,
 )
-from engram_contracts.topology import DEAD, DUE, REPLAY
+from engram_contracts.topology import DEAD, DUE, ERASE, REPLAY
 from engram_recovery.browsing import Browser
+from engram_recovery.erasing import Eraser, Revoke
+from engram_recovery.erasure_handlers import ErasureHandlers
+from engram_recovery.erasures import Erasures
 from engram_recovery.graveyard import Graveyard
 from engram_recovery.handlers import Handlers, unnoted, utc_now
 from engram_recovery.metrics import counting
@@ -26,7 +30,10 @@ from engram_recovery.remains import clearing
 from engram_recovery.replaying import Replayer
 from engram_recovery.replays import Replays
 from engram_recovery.settings import Settings
+from engram_recovery.signing import Signer
 from engram_runtime.bus import Bus
+from engram_runtime.credentials import Credentials
+from engram_runtime.keys import load_signing_secret
 from engram_runtime.service import Service, Taking
 from engram_runtime.trail import note
 
@@ -40,6 +47,13 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     noting = partial(note, bus, writer="recovery") if settings.audit.enabled else unnoted
     handlers = Handlers(bus, browser, graveyard, replays, replayer, note=noting)
     how = settings.recovery
+    eraser = Eraser(bus, Erasures(bus), _signer(settings), revoke=_revoking(settings), now=utc_now)
+    erasing = ErasureHandlers(bus, eraser, Erasures(bus), now=utc_now)
+
+    def stop() -> None:
+        replayer.stop()
+        eraser.stop()
+
     async with counting(bus, every=how.count_seconds), clearing(bus, every=how.clear_seconds):
         yield Service(
             name="recovery",
@@ -52,9 +66,26 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
                 ListReplays: handlers.list_replays,
                 CancelReplay: handlers.cancel_replay,
                 DropDead: handlers.drop_dead,
+                StartErasure: erasing.start,
+                StatusErasure: erasing.status,
+                ListErasures: erasing.list,
             },
-            takes=(Taking(consumer=REPLAY, handler=handlers.replay, commands=(Replay,)),),
+            takes=(
+                Taking(consumer=REPLAY, handler=handlers.replay, commands=(Replay,)),
+                Taking(consumer=ERASE, handler=erasing.erase, commands=(Erase,)),
+            ),
             returns=(DUE,),
             checks={"dead letters": handlers.check},
-            draining=replayer.stop,
+            draining=stop,
         )
+
+
+def _signer(settings: Settings) -> Signer:
+    secret = settings.recovery.signing_secret
+    return Signer(load_signing_secret(settings.data_dir, secret.get_secret_value() if secret else None))
+
+
+def _revoking(settings: Settings) -> Revoke:
+    """Takes back the credentials of a tenant on the broker that runs here, if one does."""
+    credentials = Credentials(settings.data_dir / "nats")
+    return lambda tenant: len(credentials.revoke(lambda credential: credential.tenant == tenant))

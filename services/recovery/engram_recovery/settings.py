@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from engram_runtime.settings import Common, Section
 
@@ -12,11 +12,13 @@ class RecoverySettings(Section):
 
     `count_seconds` is the pause between two counts for the metrics; `most_looked_at` bounds the dead letters that one
     question looks at. Every `clear_seconds` the work queue is looked through for what was settled and is there again.
+    `signing_secret` is what the key of reports follows from; without it one is made in the data directory.
     """
 
     count_seconds: float = Field(default=5.0, gt=0)
     clear_seconds: float = Field(default=15.0, gt=0)
     most_looked_at: int = Field(default=100_000, ge=1_000)
+    signing_secret: SecretStr | None = None
 
 
 class Settings(Common):

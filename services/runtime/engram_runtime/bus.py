@@ -69,12 +69,14 @@ class Extent:
 class Backlog:
     """How many messages a consumer has before it, in hand or waiting, and how many deliveries it settled so far.
 
-    Up to the sequence `floor` of its stream, everything that was its to handle is settled.
+    Up to the sequence `floor` of its stream, everything that was its to handle is settled. `in_hand` of the depth were
+    delivered, and are not settled.
     """
 
     depth: int
     settled: int
     floor: int = 0
+    in_hand: int = 0
 
 
 class KeyValue(Protocol):
@@ -123,8 +125,11 @@ class Archive(Protocol):
     async def newest(self, subject: str) -> Stored | None:
         """The newest message of a subject, or `None`."""
 
-    async def delete(self, sequence: int) -> bool:
-        """Take one message out; whether it was there."""
+    async def delete(self, sequence: int, *, erase: bool = False) -> bool:
+        """Take one message out; whether it was there. With `erase` its bytes on the disk are written over."""
+
+    async def purge(self, pattern: str) -> int:
+        """Take out every message of the subjects that fit; how many."""
 
 
 class Bus(Protocol):

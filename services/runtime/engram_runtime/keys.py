@@ -151,6 +151,23 @@ def load_pepper(data_dir: Path, setting: str | None) -> bytes:
     return text.encode()
 
 
+def load_signing_secret(data_dir: Path, setting: str | None) -> bytes:
+    """The secret from which the key follows that reports are signed with: the setting, else a file made once.
+
+    The file is `<data_dir>/signing.key`, readable by its owner alone. Raises `Rejected` when it is shorter than 32
+    bytes.
+    """
+    file = data_dir.expanduser() / "signing.key"
+    if setting is None:
+        _write_once(file, secrets.token_hex(PEPPER_BYTES) + "\n")
+    text = setting if setting is not None else _read(file)
+    if len(text.encode()) < PEPPER_BYTES:
+        raise Rejected(
+            f"the signing secret (ENGRAM_RECOVERY_SIGNING_SECRET, or {str(file)!r}) is too short; it needs 32 bytes"
+        )
+    return text.encode()
+
+
 async def _works(bus: Bus, text: str, pepper: bytes) -> bool:
     identity = key_id(text)
     stored = await bus.bucket(KEYS).get(identity) if identity else None

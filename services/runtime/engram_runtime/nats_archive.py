@@ -99,16 +99,26 @@ class NatsArchive:
             size=len(body),
         )
 
-    async def delete(self, sequence: int) -> bool:
+    async def delete(self, sequence: int, *, erase: bool = False) -> bool:
         """See `Archive.delete`."""
-        request = json.dumps({"seq": sequence, "no_erase": True}).encode()
+        return self._deleted(sequence, await self._told("STREAM.MSG.DELETE", {"seq": sequence, "no_erase": not erase}))
+
+    async def purge(self, pattern: str) -> int:
+        """See `Archive.purge`."""
+        said = await self._told("STREAM.PURGE", {"filter": pattern})
+        if problem := said.get("error"):
+            raise Unavailable(f"{self._stream} cannot be purged: {problem.get('description')}", retry_after=1.0)
+        return int(said.get("purged", 0))
+
+    async def _told(self, verb: str, what: dict[str, Any]) -> dict[str, Any]:
+        """What the server says to a request about the stream."""
+        request = json.dumps(what).encode()
         try:
-            answer = await self._client.request(
-                f"$JS.API.STREAM.MSG.DELETE.{self._stream}", request, timeout=ANSWER_SECONDS
-            )
+            answer = await self._client.request(f"$JS.API.{verb}.{self._stream}", request, timeout=ANSWER_SECONDS)
         except FOREIGN as error:
             raise self._away(error) from error
-        return self._deleted(sequence, json.loads(answer.data))
+        said: dict[str, Any] = json.loads(answer.data)
+        return said
 
     def _deleted(self, sequence: int, said: dict[str, Any]) -> bool:
         problem = said.get("error", {})

@@ -21,7 +21,7 @@ from engram_contracts.auditing import (
     digest_of,
 )
 from engram_contracts.auditing import Positions as Reached
-from engram_contracts.erasing import Erased, EraseIndexed
+from engram_contracts.erasing import Compacted, CompactIndexed, Erased, EraseIndexed
 from engram_contracts.facts import Forgotten, Judged, Remembered, Revised
 from engram_contracts.ids import PARTITIONS, partition_of
 from engram_runtime.bus import Bus
@@ -137,6 +137,12 @@ class Mender(Handlers):
             self._recaller.speakers.forget()
             await self._index.flush()
         return Erased(removed={"points": removed} if removed else {})
+
+    async def compact(self, question: CompactIndexed) -> Compacted:
+        """Have the engine write away what was taken out, where that is for us to see to."""
+        async with self._locks[partition_of(question.tenant)]:
+            await self._index.flush()
+        return Compacted()
 
     async def _points_of(self, question: EraseIndexed) -> AsyncIterator[list[PointId]]:
         """The points that are there, some at a time."""

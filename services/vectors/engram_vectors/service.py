@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from engram_contracts.auditing import DropStray, IndexPositions, ListIndexed, MendIndexed
-from engram_contracts.erasing import EraseIndexed
+from engram_contracts.erasing import CompactIndexed, EraseIndexed
 from engram_contracts.questions import CountIndexed, FindIndexed, Recall
 from engram_contracts.topology import SETTINGS, VECTORS_LOG
 from engram_runtime.bus import Bus
@@ -50,6 +50,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
                 MendIndexed: handlers.mend,
                 DropStray: handlers.drop_stray,
                 EraseIndexed: handlers.erase,
+                CompactIndexed: handlers.compact,
                 IndexPositions: handlers.positions,
             },
             follows=tuple(_following(partition, handlers, positions) for partition in how.partitions),
