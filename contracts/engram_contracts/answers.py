@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from engram_contracts.erasing import Exported
 from engram_contracts.facts import Citation, ModelUse
 from engram_contracts.memory import Memory
 from engram_contracts.messages import Message, Moment
@@ -47,6 +48,12 @@ class AcceptedMany(Message):
     memories: tuple[Accepted | Refused, ...]
     accepted: int
     refused: int
+
+
+class Export(Message):
+    """A page of everything that is kept: memories with their versions and feedback, then nodes, edges and answers."""
+
+    records: tuple[Exported, ...]
 
 
 class AcceptedChange(Message):

@@ -20,6 +20,7 @@ from engram_api.cursors import unseal
 from engram_api.dead_letters import DeadLetterHandlers
 from engram_api.documents import Documents
 from engram_api.drafts import Draft, command_id, remembering
+from engram_api.erasures import ErasureHandlers
 from engram_api.jobs import job, thoughts
 from engram_api.members import MemberHandlers
 from engram_api.models import (
@@ -92,7 +93,7 @@ CANCELLABLE = ("accepted", "retrying")
 NO_MEMORY = "there is no memory with this id"
 
 
-class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLetterHandlers):
+class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLetterHandlers, ErasureHandlers):
     """All operations."""
 
     def __init__(

@@ -288,6 +288,26 @@ class ReplaysQuery(Strict):
     limit: int = Field(default=50, ge=1, le=200)
 
 
+class ErasureBody(Strict):
+    """Whose data is to be erased: all memories of a user that were accepted up to now."""
+
+    user_id: Scope
+
+
+class ErasuresQuery(Strict):
+    """How many erasures to list."""
+
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+class ExportQuery(Strict):
+    """Which page of an export; with `user_id` of that user's memories alone."""
+
+    user_id: Scope | None = None
+    limit: int = Field(default=200, ge=1, le=500)
+    cursor: Annotated[str, StringConstraints(max_length=1_024)] | None = None
+
+
 class DropBody(Selection):
     """Which dead letters to give up, and why."""
 

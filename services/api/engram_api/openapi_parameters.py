@@ -24,6 +24,7 @@ PATHS: tuple[tuple[str, Any, Any], ...] = (
     ("/v1/memories/{id}", MemoryId, None),
     ("/v1/graph/nodes/{id}", NodeId, "person:Joel"),
     ("/v1/jobs/{id}", JobName, JOB),
+    ("/v1/erasures/{id}", CommandId, None),
     ("/v1/dead-letters/replays/{id}", CommandId, None),
     ("/v1/dead-letters/{id}", DeadSequence, 7),
     ("/v1/tenants/{id}", Tenant, "acme"),

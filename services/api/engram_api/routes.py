@@ -23,7 +23,10 @@ from engram_api.models import (
     DropEdgeQuery,
     DropQuery,
     EdgeBody,
+    ErasureBody,
+    ErasuresQuery,
     EventsQuery,
+    ExportQuery,
     FeedbackBody,
     MemoriesQuery,
     NeighboursQuery,
@@ -68,6 +71,7 @@ from engram_contracts.answers import (
     AcceptedQuestion,
     Alive,
     DeadLetterList,
+    Export,
     Hits,
     Job,
     MemoryList,
@@ -76,7 +80,7 @@ from engram_contracts.answers import (
     Thoughts,
 )  # fmt: skip
 from engram_contracts.control import Plan
-from engram_contracts.erasing import ErasureStatus
+from engram_contracts.erasing import ErasurePage, ErasureStatus
 from engram_contracts.live import JOB_EVENTS, TENANT_EVENTS, THINK_EVENTS
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
 from engram_contracts.questions import History, Neighbourhood, NodeDetail, PackedContext, Path, Usage
@@ -367,6 +371,22 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="remove_member", method="DELETE", path="/v1/members/{id}", permission="members:write",
         summary="Let the tokens of somebody count no more.", answer=MemberShown,
+    ),
+    Operation(
+        name="export", method="GET", path="/v1/export", permission="data:export",
+        summary="Take along everything that is kept, page by page.", query=ExportQuery, answer=Export,
+    ),
+    Operation(
+        name="start_erasure", method="POST", path="/v1/erasures", permission="data:erase",
+        summary="Erase everything of a user, from everywhere.", body=ErasureBody, answer=ErasureStatus, status=202,
+    ),
+    Operation(
+        name="list_erasures", method="GET", path="/v1/erasures", permission="data:erase", system=True,
+        summary="List the erasures of the last 30 days, newest first.", query=ErasuresQuery, answer=ErasurePage,
+    ),
+    Operation(
+        name="get_erasure", method="GET", path="/v1/erasures/{id}", permission="data:erase", system=True,
+        summary="Show how far an erasure is, and its signed report once it is done.", answer=ErasureStatus,
     ),
     Operation(
         name="get_usage", method="GET", path="/v1/usage", permission="usage:read",

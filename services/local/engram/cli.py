@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from engram import audit, auditing, contracts, dead, looking, nats_creds
+from engram import audit, auditing, contracts, dead, erasing, looking, nats_creds
 from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, output, teller
 
 T = TypeVar("T")
@@ -23,6 +23,7 @@ graph = typer.Typer(help="Look at the semantic graph.", no_args_is_help=True)
 app.add_typer(graph, name="graph")
 app.add_typer(dead.app, name="dead")
 app.add_typer(nats_creds.app, name="nats-creds")
+app.add_typer(erasing.app, name="tenants")
 app.add_typer(audit.app, name="audit")
 app.add_typer(contracts.app, name="contracts")
 app.add_typer(auditing.rebuild, name="rebuild")

@@ -24,9 +24,13 @@ class Door:
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
-    def find(cls, *, url: str | None, key: str | None, data_dir: Path) -> Door:
-        """The door that was named, else the one that runs on this data directory, with the key that lies there."""
-        return cls(url or running(data_dir).get("url") or "http://127.0.0.1:8765", key or _read(data_dir / "admin.key"))
+    def find(cls, *, url: str | None, key: str | None, data_dir: Path, owner: bool = False) -> Door:
+        """The door that was named, else the one that runs on this data directory, with the key that lies there.
+
+        `owner` takes the key that speaks for the installation.
+        """
+        lies = _read(data_dir / ("system.key" if owner else "admin.key"))
+        return cls(url or running(data_dir).get("url") or "http://127.0.0.1:8765", key or lies)
 
     async def __aenter__(self) -> Self:
         headers = {"Content-Type": "application/json"}

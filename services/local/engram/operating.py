@@ -92,6 +92,16 @@ async def bounded(settings: Settings, seconds: float) -> AsyncIterator[None]:
         ) from None
 
 
+@contextlib.asynccontextmanager
+async def opened(data_dir: Path) -> AsyncIterator[NatsBus]:
+    """A connection to the broker of the Engram on this data directory. Raises `Unavailable` where none answers."""
+    settings = settings_for(data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        async with bounded(settings, STATUS_SECONDS):
+            bus = await stack.enter_async_context(open_bus(settings.nats, name="engram-command"))
+        yield bus
+
+
 def settings_for(data_dir: Path) -> Settings:
     """Settings that reach the broker of the Engram on this data directory, or the one the environment names."""
     flags: dict[str, Any] = {"data_dir": str(data_dir)}

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from engram_contracts.auditing import LedgerPositions, ListCharged, ListMetered, MendMetered
-from engram_contracts.questions import GetStanding, GetUsage, ListHeads
 from engram_contracts.erasing import EraseMetered
+from engram_contracts.questions import GetStanding, GetUsage, ListHeads
 from engram_contracts.topology import METERING_LOG, METERING_USAGE
 from engram_metering import intake
 from engram_metering.ledger_duckdb import open_ledger

@@ -11,10 +11,9 @@ import base64
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 
-from engram_contracts.auditing import IndexPositions, LedgerPositions, Positions, RecordPositions
 from engram_contracts.erasing import (
     MOST_NAMED,
     CompactIndexed,
@@ -29,20 +28,23 @@ from engram_contracts.erasing import (
 )
 from engram_contracts.errors import Internal, Unavailable
 from engram_contracts.ids import partition_of
-from engram_contracts.questions import Question
 from engram_contracts.topology import (
     CANCELS,
     CONSUMERS,
     DEAD,
     EXTRACT_LOG,
+    GRAPH_LOG,
     IDEMPOTENCY,
     JOBS,
     LANES,
     LOG,
+    METERING_LOG,
     REPLAYS,
     SCHEDULE,
+    VECTORS_LOG,
     WORK,
     Bucket,
+    Consumer,
     Stream,
     behind,
     dead_pattern,
@@ -59,7 +61,6 @@ ANSWER_SECONDS = 120.0
 LOOK_SECONDS = 0.2
 PAGE = 500
 AT_ONCE = 32
-FOLLOWERS: tuple[type[Question[Positions]], ...] = (RecordPositions, IndexPositions, LedgerPositions)
 BUCKETS = (IDEMPOTENCY, JOBS, CANCELS, REPLAYS)
 REMAINS = (
     "sums of usage by day and meter, because bills rest on them",
@@ -68,6 +69,9 @@ REMAINS = (
     "this record, for 30 days",
     "backups that were made before",
 )
+
+DOORS_CLOSE = timedelta(seconds=4)
+STOPPING = "this process stops; another goes on with the erasure"
 
 Revoke = Callable[[str], int]
 """Takes back what other systems connect with for a tenant; how many credentials that were."""
@@ -147,6 +151,7 @@ class _Run:
     async def _passed(self) -> bool:
         """Look through everything, and take out what is found; whether there was anything."""
         self._pass = Counter()
+        await self._step("doors", self._let_doors_close)
         await self._step("names", self._learn)
         await self._step("queues", self._empty_queues)
         await self._step("work in hand", self._settle)
@@ -160,11 +165,17 @@ class _Run:
 
     async def _step(self, name: str, work: Callable[[], Awaitable[int]]) -> int:
         if self._stopping.is_set():
-            raise Unavailable("this process stops; another goes on with the erasure")
+            raise Unavailable(STOPPING)
         await self._keep(state="running", step=name, waiting=None)
         found = await work()
         await self._keep()
         return found
+
+    async def _let_doors_close(self) -> int:
+        """A tenant that is to go is refused at every door within a second; what they took by then is safe by now."""
+        while self._record.user_id is None and self._now() - self._record.accepted_at < DOORS_CLOSE:
+            await self._wait("doors are closing")
+        return 0
 
     # --- what it is about
 
@@ -251,19 +262,21 @@ class _Run:
     async def _followed(self, last: int) -> int:
         """Wait until every store has applied the tenant's last fact."""
         partition = partition_of(self._record.tenant)
-        for question in FOLLOWERS:
-            while (await self._bus.ask(question(), within=ANSWER_SECONDS)).positions.get(partition, 0) < last:
-                await self._wait(f"{question.service} has not applied all of the log")
+        for consumer in (VECTORS_LOG[partition], GRAPH_LOG[partition], METERING_LOG):
+            await self._until_past(consumer, last)
         try:
-            while (backlog := await self._bus.backlog(EXTRACT_LOG)).depth and backlog.floor < last:
-                await self._wait("relations are being extracted")
+            await self._until_past(EXTRACT_LOG, last)
         except Unavailable:
             return 0  # nobody extracts here
         return 0
 
+    async def _until_past(self, consumer: Consumer, last: int) -> None:
+        while (backlog := await self._bus.backlog(consumer)).depth and backlog.floor < last:
+            await self._wait(f"{consumer.name} has not applied all of the log")
+
     async def _wait(self, why: str) -> None:
         if self._stopping.is_set():
-            raise Unavailable("this process stops; another goes on with the erasure")
+            raise Unavailable(STOPPING)
         if self._record.waiting != why:
             await self._keep(waiting=why)
         await asyncio.sleep(LOOK_SECONDS)
