@@ -173,7 +173,7 @@ class Door:
                 line = self._line(operation, exchange, request)
                 return await sse.play(request, response, exchange.stream, line, self._lines)
             finally:
-                await self._let_go(exchange)
+                await self.let_go(exchange)
 
         return serve
 
@@ -206,7 +206,18 @@ class Door:
             response = await self._metered(operation, exchange, exchange.caller, response, mark)
         return _measured(exchange, response)
 
+    def check_address(self, address: str | None) -> None:
+        """Raise where too many from this address were not let in."""
+        self._limiter.addresses.check(address)
+
+    def failed_address(self, address: str | None) -> None:
+        """Note that somebody from this address was not let in."""
+        self._limiter.addresses.failed(address)
+
     async def _admitted(self, operation: Operation, request: Request) -> Caller | None:
+        if isinstance(request, Spoken):
+            self._gate.recheck(request.caller, operation.permission, system=operation.system)
+            return request.caller
         if operation.permission not in OPEN:
             self._limiter.addresses.check(request.remote)
         try:
@@ -250,7 +261,8 @@ class Door:
             recheck=lambda: self._gate.recheck(exchange.caller, operation.permission, system=operation.system),
         )
 
-    async def _let_go(self, exchange: Exchange) -> None:
+    async def let_go(self, exchange: Exchange) -> None:
+        """Give back what an exchange held while it was streamed."""
         if exchange.stream is not None:
             await exchange.stream.close()
         if exchange.seated and exchange.caller is not None:

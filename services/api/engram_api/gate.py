@@ -44,6 +44,11 @@ class Gate:
         self._tokens = tokens
         self._host_suffix = f".{host_suffix.strip('.').lower()}" if host_suffix else None
 
+    @property
+    def open(self) -> bool:
+        """Whether nobody is asked for a key."""
+        return not self._enabled
+
     async def admit(self, headers: MultiMapping[str], permission: Permission, *, system: bool = False) -> Caller | None:
         """The caller, or `None` where an operation asks for none. `system` takes who speaks for the installation.
 

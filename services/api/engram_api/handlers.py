@@ -50,6 +50,7 @@ from engram_api.readiness import Readiness
 from engram_api.talks import Ear, JobTalk, ThinkTalk
 from engram_api.targets import targets
 from engram_api.tenants import TenantHandlers
+from engram_api.tickets import Tickets
 from engram_api.waits import Waits
 from engram_api.whereabouts import Sighting, Whereabouts
 from engram_api.withholding import without_private
@@ -115,6 +116,7 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         self._pending = Pending(bus, within=ask_seconds)
         self._documents = Documents()
         self._waits = waits
+        self._tickets = Tickets(bus)
         self._broadcasts = Broadcasts(bus)
 
     async def remember(self, call: Call[NewMemory | NewMemories, WaitQuery]) -> Answer:
@@ -342,6 +344,10 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         talk = EventTalk(self._broadcasts, call.caller.tenant, query.chosen(), call.caller.bounds)
         await talk.open(call.after if call.after is not None else query.after)
         return Answer(data=Page(b"", "text/event-stream"), stream=talk)
+
+    async def make_ticket(self, call: Call[None, NoQuery]) -> Answer:
+        """Let one WebSocket in as this caller, for clients that cannot send a key."""
+        return Answer(data=await self._tickets.make(call.caller))
 
     async def follow_job(self, call: Call[None, NoQuery]) -> Answer:
         """Tell how a command comes along, as it happens."""

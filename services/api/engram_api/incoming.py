@@ -14,6 +14,7 @@ from multidict import CIMultiDictProxy, MultiDictProxy, MultiMapping
 from pydantic import BaseModel
 from yarl import URL
 
+from engram_api.access import Caller
 from engram_api.admission import Place
 from engram_api.bodies import PLAIN, inflate, too_large
 from engram_api.calls import Prefer
@@ -41,6 +42,7 @@ class Spoken:
     body: bytes
     remote: str | None
     host: str
+    caller: Caller
     streamed: bool = False
 
     @property

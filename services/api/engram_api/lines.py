@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Literal
 
@@ -39,7 +40,8 @@ class Line:
     """One open connection. `most` bounds the bytes a client has not taken, `slow` the seconds it may take none.
 
     `beat` is sent where nothing else was for `every` seconds; `recheck` raises the refusal of a client that may not
-    listen any more. `over` is set, once, when the connection is to end.
+    listen any more. Of a client that `answers`, something has to be heard now and then. `over` is set, once, when the
+    connection is to end.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Line:
         every: float,
         beat: Callable[[], bytes],
         recheck: Callable[[], object],
+        answers: bool = False,
     ) -> None:
         self.kind = kind
         self.transport = transport
@@ -61,7 +64,10 @@ class Line:
         self._every = every
         self._beat = beat
         self._recheck = recheck
+        self._answers = answers
         self._quiet = 0.0
+        self._silent = 0.0
+        _bound(transport, most)
 
     @property
     def unread(self) -> int:
@@ -82,8 +88,13 @@ class Line:
         except (OSError, RuntimeError):  # uvloop's word for one that was closed a moment ago
             self.end("gone")
             return False
-        self._quiet = 0.0
+        if not self._answers:
+            self._quiet = 0.0
         return True
+
+    def heard(self) -> None:
+        """The client gave a sign of life."""
+        self._silent = 0.0
 
     async def send(self, chunk: bytes) -> None:
         """Send bytes once there is room for them. Raises `EndError`."""
@@ -122,8 +133,20 @@ class Line:
                 self.end("refused", error)
             return
         self._quiet += seconds
-        if self._quiet >= self._every:
+        self._silent += seconds
+        if self._answers and self._silent > 2 * self._every + seconds:
+            self.end("silent")
+        elif self._quiet >= self._every:
+            self._quiet = 0.0
             self.offer(self._beat())
+
+
+def _bound(transport: asyncio.Transport, most: int) -> None:
+    """Have the system, too, hold no more for the client than that; by itself it would keep megabytes."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, most)
 
 
 Frame = Callable[[str, bytes, int | None], bytes]

@@ -81,7 +81,7 @@ from engram_contracts.answers import (
 )  # fmt: skip
 from engram_contracts.control import Plan
 from engram_contracts.erasing import ErasurePage, ErasureStatus
-from engram_contracts.live import JOB_EVENTS, TENANT_EVENTS, THINK_EVENTS
+from engram_contracts.live import JOB_EVENTS, TENANT_EVENTS, THINK_EVENTS, Ticket
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory
 from engram_contracts.questions import History, Neighbourhood, NodeDetail, PackedContext, Path, Usage
 from engram_contracts.recovery import DeadDetail, DeadGroups, Dropped, ReplayPage, ReplayStatus
@@ -227,6 +227,11 @@ OPERATIONS: tuple[Operation, ...] = (
         name="events", method="GET", path="/v1/events", permission="events:read",
         summary="Tell what happens to the tenant's memory, as it happens; resumes behind the last event that was seen.",
         query=EventsQuery, answer=None, media="text/event-stream", events=TENANT_EVENTS,
+    ),
+    Operation(
+        name="make_ticket", method="POST", path="/v1/ws-tickets", permission="events:read",
+        summary="Make a ticket that opens one WebSocket, once, within half a minute.",
+        answer=Ticket, status=201, secret=True,
     ),
     Operation(
         name="get_job", method="GET", path="/v1/jobs/{id}", permission="jobs:read",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pydantic import SecretStr
 
+from engram_api import sockets
 from engram_api.accepting import Acceptor
 from engram_api.addresses import Addresses
 from engram_api.administering import Registers
@@ -32,6 +33,7 @@ from engram_api.refusals import Refusals
 from engram_api.repeats import Repeats
 from engram_api.settings import AuthSettings, LimitSettings, ServeSettings, Settings
 from engram_api.share import Share
+from engram_api.tickets import Tickets
 from engram_api.usage import UsageLog
 from engram_api.uses import noting_uses
 from engram_api.waits import Waits
@@ -125,7 +127,9 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         )
         arrivals = Arrivals(gate, admission, limiter=limiter, writer=writer, usage=usage, pepper=pepper)
         await stack.enter_async_context(arriving(bus, arrivals))
-        await stack.enter_async_context(listening(door.application(), serve))
+        application = door.application()
+        application.router.add_get(sockets.PATH, sockets.Sockets(door, gate, Tickets(bus), lines, serve).serve)
+        await stack.enter_async_context(listening(application, serve))
         await stack.enter_async_context(lines.looked_after())
         stack.callback(waits.close)
         yield Service(name="api", checks={"keys": keyring.check})

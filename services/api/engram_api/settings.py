@@ -25,7 +25,8 @@ class ServeSettings(Section):
 
     `streams` bounds the connections that stay open (event streams and WebSockets), `tenant_streams` what of them is one
     tenant's. A client of one may have `unread_bytes` unread; without reading any for `slow_seconds` it is closed. A
-    quiet one is sent a sign of life every `beat_seconds`, and on a WebSocket has to give one in twice that time.
+    quiet one is sent a sign of life every `beat_seconds`, and on a WebSocket has to give one in twice that time;
+    who it is, it has to say within `hello_seconds`.
 
     A repeat under an idempotency key waits `repeat_seconds` for the first request's answer, then it is refused with
     409; a request that a door left behind is taken over `lease_seconds` after its last sign of life.
@@ -55,6 +56,7 @@ class ServeSettings(Section):
     unread_bytes: int = Field(default=128 * 1024, ge=16 * 1024)
     slow_seconds: float = Field(default=10.0, gt=0)
     beat_seconds: float = Field(default=15.0, gt=0)
+    hello_seconds: float = Field(default=5.0, gt=0)
     repeat_seconds: float = Field(default=5.0, ge=0)
     lease_seconds: float = Field(default=15.0, gt=0)
 
