@@ -191,9 +191,9 @@ class Door:
             exchange.caller = await self._admitted(operation, request)
             exchange.told = await self._rated(operation, exchange.caller)
             with self._admission.enter(exchange.caller.tenant if exchange.caller else "") as place:
-                large = self._is_large(operation, request, exchange.caller)
+                turn = self._turn(operation, request, exchange.caller)
                 raw = await self._read(operation, request, place)
-                async with self._share.large(place.owner) if large else _AT_ONCE:
+                async with turn:
                     call = self._call(operation, request, exchange, raw)
                     response = await self._answered(operation, exchange, call)
         except EngramError as error:
@@ -229,17 +229,19 @@ class Door:
     async def _rated(self, operation: Operation, caller: Caller | None) -> Mapping[str, str]:
         return await self._limiter.rate(caller.tenant, operation) if caller else {}
 
-    def _is_large(self, operation: Operation, request: Request, caller: Caller | None) -> bool:
-        """Whether a request takes turns with others of its tenant, which may be refused before it is read."""
+    def _turn(
+        self, operation: Operation, request: Request, caller: Caller | None
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """What a request that was read waits for. A large one may be refused already, before it is read."""
         if caller is None:
-            return False
+            return _AT_ONCE
         if not operation.bulk:
             self._share.served(caller.tenant)
-            return False
+            return _AT_ONCE if operation.writes or operation.events else self._share.question(caller.tenant)
         if request.content_length is not None and request.content_length <= LARGE:
-            return False
+            return _AT_ONCE
         self._share.check(caller.tenant)
-        return True
+        return self._share.large(caller.tenant)
 
     async def _refused(self, exchange: Exchange, error: EngramError) -> web.Response:
         response = exchange.fail(error)
@@ -355,7 +357,7 @@ class Door:
             self._refusals.count(error.code, request.remote)
 
 
-_AT_ONCE = contextlib.nullcontext()
+_AT_ONCE: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
 _ANYONE = Caller(tenant="", role="")
 
 

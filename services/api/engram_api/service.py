@@ -90,7 +90,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         stack.push_async_callback(pressure.close)
         announcer = Announcer(bus)
         stack.push_async_callback(announcer.close)
-        share = Share(serve.tenant_share, tell=announcer.announce)
+        share = Share(serve.tenant_share, questions=serve.tenant_questions, tell=announcer.announce)
         writer = Writer(
             _committer(bus, serve), _committer(bus, serve), Outstanding(bus, most=serve.tenant_bytes), pressure, share
         )

@@ -21,7 +21,8 @@ class ServeSettings(Section):
     `broker_seconds`. `requests` and `body_bytes` bound what is in hand at once, `tenant_requests` what of it is one
     tenant's, `tenant_bytes` what one tenant has waiting on the work stream. Past its own bounds a tenant is refused
     with 429, past those of all with 503; who holds least is refused last. `tenant_share` is how many memories a second
-    one tenant may send as bulk while another is served.
+    one tenant may send as bulk while another is served, `tenant_questions` how many of its recalls and reads go on at
+    the same time then; others of it wait.
 
     `streams` bounds the connections that stay open (event streams and WebSockets), `tenant_streams` what of them is one
     tenant's. A client of one may have `unread_bytes` unread; without reading any for `slow_seconds` it is closed. A
@@ -51,6 +52,7 @@ class ServeSettings(Section):
     body_bytes: int = Field(default=256 * MiB, ge=8 * MiB)
     tenant_bytes: int = Field(default=256 * MiB, ge=MiB)
     tenant_share: float = Field(default=100.0, gt=0)
+    tenant_questions: int = Field(default=4, ge=1)
     streams: int = Field(default=2_000, ge=1)
     tenant_streams: int = Field(default=1_000, ge=1)
     unread_bytes: int = Field(default=128 * 1024, ge=16 * 1024)

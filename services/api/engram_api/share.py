@@ -1,8 +1,8 @@
 """A tenant's share while others are served: what it sends as bulk is taken no faster than others can bear.
 
 A tenant that is alone may have everything. As soon as somebody else waits for an answer, each tenant's bulk memories
-are counted against its share; what goes beyond it is refused, where it is large before it is read. Workers are told, so
-that they work off what is bulk at the same pace.
+are counted against its share; what goes beyond it is refused, where it is large before it is read. Its questions are
+asked a few at a time. Workers are told, so that they work off what is bulk at the same pace.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from engram_contracts.events import Served
 QUIET_SECONDS = 1.0
 """So long after its last request a tenant counts as one that is served."""
 TELL_SECONDS = 0.25
+PATIENCE_SECONDS = 5.0
 LONGEST_WAIT = 60.0
 
 
@@ -33,22 +34,29 @@ class Account:
 
 
 class Share:
-    """Bounds what each tenant sends as bulk to `per_second` memories while another tenant is served.
+    """Bounds each tenant to `per_second` memories of bulk, and `questions` at a time, while another tenant is served.
 
     A request is taken whole as long as anything is left, and the next only once what it took too much is made good.
     `tell` gets, a few times a second while somebody is served, what workers need to know.
     """
 
     def __init__(
-        self, per_second: float, *, tell: Callable[[Served], None], clock: Callable[[], float] = time.monotonic
+        self,
+        per_second: float,
+        *,
+        questions: int,
+        tell: Callable[[Served], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._per_second = per_second
+        self._questions = questions
         self._tell = tell
         self._clock = clock
         self._served: dict[str, float] = {}
         self._told_at = float("-inf")
         self._accounts: defaultdict[str, Account] = defaultdict(lambda: Account(per_second, clock()))
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._asking: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def served(self, tenant: str) -> None:
         """A request of a tenant is answered that is no bulk: somebody waits for it."""
@@ -83,6 +91,22 @@ class Share:
         async with turn:
             self.check(tenant)
             yield
+
+    @contextlib.asynccontextmanager
+    async def question(self, tenant: str) -> AsyncIterator[None]:
+        """The turn of a question: a few of each tenant at a time while others are served. Raises `RateLimited`."""
+        if self._is_alone(tenant):
+            yield
+            return
+        places = self._asking.setdefault(tenant, asyncio.Semaphore(self._questions))
+        try:
+            await asyncio.wait_for(places.acquire(), PATIENCE_SECONDS)
+        except TimeoutError:
+            raise RateLimited("too many questions of this tenant at once; slow down", retry_after=1.0) from None
+        try:
+            yield
+        finally:
+            places.release()
 
     def _is_alone(self, tenant: str) -> bool:
         since = self._clock() - QUIET_SECONDS

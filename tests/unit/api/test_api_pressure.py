@@ -197,7 +197,7 @@ async def test_what_one_tenant_sends_in_haste_travels_as_bulk_and_other_tenants_
 
 def alone() -> Share:
     """The share of tenants beside whom nobody is served."""
-    return Share(1.0, tell=lambda _: None)
+    return Share(1.0, questions=1, tell=lambda _: None)
 
 
 def draft(op: str) -> Draft:

@@ -11,6 +11,8 @@ from engram_api.share import QUIET_SECONDS, Share
 from engram_contracts.errors import RateLimited
 from engram_contracts.events import Served
 
+QUESTIONS = 3
+
 
 class Clock:
     """A time that is set."""
@@ -34,7 +36,7 @@ def told() -> list[Served]:
 
 @pytest.fixture
 def share(clock: Clock, told: list[Served]) -> Share:
-    return Share(100.0, tell=told.append, clock=clock)
+    return Share(100.0, questions=QUESTIONS, tell=told.append, clock=clock)
 
 
 def test_who_is_alone_may_send_as_much_as_it_likes(share: Share) -> None:
@@ -90,6 +92,25 @@ async def test_large_requests_of_who_is_alone_are_taken_side_by_side(share: Shar
 
     async with asyncio.timeout(1.0), share.large("a"), share.large("a"):
         pass
+
+
+async def test_questions_of_a_tenant_take_turns_while_others_are_served_and_each_is_answered(share: Share) -> None:
+    share.served("b")
+    asked: list[int] = []
+    at_once: list[int] = []
+
+    async def ask(number: int) -> None:
+        async with share.question("a"):
+            asked.append(number)
+            at_once.append(len(asked))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            asked.remove(number)
+
+    async with asyncio.timeout(5.0):
+        await asyncio.gather(*(ask(n) for n in range(20)))
+
+    assert (len(at_once), max(at_once)) == (20, QUESTIONS)
 
 
 def test_workers_are_told_now_and_then_who_is_served(share: Share, clock: Clock, told: list[Served]) -> None:
