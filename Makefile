@@ -11,7 +11,7 @@ PROMTOOL := .tools/prometheus/usr/bin/promtool
 
 .DEFAULT_GOAL := help
 DATA := ../shared/data/locomo
-.PHONY: help demo test chaos chaos-long fuzz run check bench bench-quality tools lock clean format
+.PHONY: help demo test chaos chaos-long client fuzz run check bench bench-quality tools lock clean format
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ chaos-long: .venv/ready tools ## the same with the full figures, into tests/chao
 
 fuzz: .venv/ready ## 10,000 requests made from the OpenAPI document, good and bad, as every role (ten minutes)
 	@SCHEMATHESIS_CASES=10000 $(PY) -m pytest --timeout 3600 tests/acceptance/test_acceptance_openapi.py $(ARGS)
+
+client: .venv/ready ## make the synchronous client from the asynchronous one
+	@$(PY) clients/python/unasync.py
+	@.venv/bin/ruff check --fix -q clients && .venv/bin/ruff format -q clients
 
 run: .venv/ready ## run Engram on this machine until Ctrl-C
 	@.venv/bin/engram serve
