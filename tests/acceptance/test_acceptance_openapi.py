@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 from urllib.parse import quote
@@ -30,9 +29,11 @@ from schemathesis.specs.openapi.checks import (
 from engram_api.access import OPEN
 from engram_api.routes import OPERATIONS, Operation
 from engram_runtime.keys import Role
-from support.system import System, embedded_system
+from support.system import System
 
 CASES = int(os.environ.get("SCHEMATHESIS_CASES", "1000"))
+AWAY = {"delete_tenant"}
+"""What no service answers yet."""
 CHECKS = [
     status_code_conformance,
     content_type_conformance,
@@ -54,12 +55,11 @@ class Subject:
 
 
 @pytest.fixture(scope="module")
-async def subject(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Subject]:
-    with embedded_system(tmp_path_factory.mktemp("openapi")) as system:
-        roles = {role: await system.new_key("default", role) for role in get_args(Role)}
-        system_key = (system.data_dir / "system.key").read_text().strip()
-        schema = schemathesis.openapi.from_url(f"{system.url}/openapi.json")
-        yield Subject(system, {**roles, "system": system_key, "nobody": ""}, schema, known_things(system))
+async def subject(shared_system: System) -> Subject:
+    roles = {role: await shared_system.new_key("default", role) for role in get_args(Role)}
+    keys = {**roles, "system": (shared_system.data_dir / "system.key").read_text().strip(), "nobody": ""}
+    schema = schemathesis.openapi.from_url(f"{shared_system.url}/openapi.json")
+    return Subject(shared_system, keys, schema, known_things(shared_system))
 
 
 def known_things(system: System) -> dict[str, list[str]]:
@@ -77,7 +77,7 @@ def known_things(system: System) -> dict[str, list[str]]:
 
 
 def test_no_request_made_from_the_document_breaks_a_promise_of_it(subject: Subject) -> None:
-    tried = [one for one in OPERATIONS if one.answer is not None]
+    tried = [one for one in OPERATIONS if one.answer is not None and one.name not in AWAY]
     each = -(-CASES // len(tried) // len(subject.roles))
 
     for operation in tried:
