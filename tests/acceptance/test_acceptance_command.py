@@ -93,3 +93,21 @@ def test_a_refusal_is_one_line_and_an_exit_code(system, arguments, code, said):
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_an_answer_and_events_are_shown_as_they_come(system):
+    watching = subprocess.Popen(
+        [ENGRAM, "watch", "--kind", "remembered", "--after", "0", "--count", "1", "--json"],
+        env={**os.environ, "ENGRAM_DATA_DIR": str(system.data_dir), "ENGRAM_CONFIG": os.devnull},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    engram(system, "remember", "Juno is a greyhound.", "--user", "tom")
+    shown, _ = watching.communicate(timeout=60)
+    streamed = engram(system, "think", "What is Juno?", "--stream", "--json")
+    plain = engram(system, "think", "What is Juno?", "--stream")
+
+    first, event = map(json.loads, shown.splitlines())
+    assert (first["event"], event["event"]) == ("open", "remembered")
+    names = [json.loads(line)["event"] for line in streamed.stdout.splitlines()]
+    assert names[0] == "accepted" and names[-3:] == ["citations", "usage", "done"] and "token" in names
+    assert "greyhound" in plain.stdout and "[1]" in plain.stdout

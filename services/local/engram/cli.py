@@ -181,11 +181,39 @@ def think(
     question: str,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
     model: Annotated[str | None, typer.Option(help="Model to use.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show the answer while it is made.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from memories, with citations."""
-    answer = _call(context, "POST", "/v1/think", {"question": question, "limit": limit, **_given(model=model)})
+    body = {"question": question, "limit": limit, **_given(model=model)}
+    if stream:
+        from engram import watching  # noqa: PLC0415 (only streams need it)
+
+        complete(lambda: _with_door(context, lambda door: watching.think(door, body, as_json=as_json)))
+        return
+    answer = _call(context, "POST", "/v1/think", body)
     output(as_json, answer["data"], lambda show: show.thought(answer["data"]))
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    kind: Annotated[list[str] | None, typer.Option(help="Only events of this kind, such as remembered.")] = None,
+    user: Annotated[str | None, typer.Option(help="user_id")] = None,
+    session: Annotated[str | None, typer.Option(help="session_id")] = None,
+    after: Annotated[int | None, typer.Option(min=0, help="Begin behind the event with this id.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="End after so many events.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what happens to the memory, as it happens, until Ctrl-C."""
+    from engram import watching  # noqa: PLC0415 (only streams need it)
+
+    chosen = {"kind": kind, "user_id": user, "session_id": session}
+
+    async def see(door: Any) -> None:
+        await watching.watch(door, count=count, as_json=as_json, after=after, **chosen)
+
+    complete(lambda: _with_door(context, see))
 
 
 @app.command()

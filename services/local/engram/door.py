@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,6 +59,52 @@ class Door:
             raise Unavailable(f"no answer from {self.url} within {SECONDS:g} s; see `engram status`") from error
         except aiohttp.ClientError as error:
             raise Unavailable(f"no Engram at {self.url} ({error}); start it with `engram serve`") from error
+
+    async def stream(self, method: str, path: str, body: Any = None, **query: Any) -> AsyncIterator[Event]:
+        """The events of a stream until the door ends it. Raises as `call`, also where the connection breaks."""
+        assert self._session is not None
+        data = None if body is None else _encoded(body)
+        chosen = [(name, str(one)) for name, value in query.items() for one in _listed(value)]
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS, sock_read=SECONDS)
+        headers = {"Accept": "text/event-stream"}
+        try:
+            async with self._session.request(
+                method, f"{self.url}{path}", data=data, params=chosen, headers=headers, timeout=patience
+            ) as answer:
+                if answer.content_type != "text/event-stream":
+                    _opened(answer.status, await answer.read(), answer.headers.get("Retry-After"))
+                    raise Internal("the door answered with no stream")
+                async for event in _events(answer.content):
+                    yield event
+        except TimeoutError as error:
+            raise Unavailable(f"no sign of life from {self.url} within {SECONDS:g} s") from error
+        except aiohttp.ClientError as error:
+            raise Unavailable(f"no Engram at {self.url} ({error}); start it with `engram serve`") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A server-sent event."""
+
+    name: str
+    data: dict[str, Any]
+    id: int | None = None
+
+
+async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[Event]:
+    fields: dict[str, str] = {}
+    async for raw in lines:
+        name, _, value = raw.decode().rstrip("\r\n").partition(":")
+        if name:
+            fields[name] = value.removeprefix(" ")
+        elif "data" in fields:
+            number = fields.get("id")
+            yield Event(fields.get("event", "message"), json.loads(fields["data"]), int(number) if number else None)
+            fields = {}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def running(data_dir: Path) -> dict[str, Any]:

@@ -48,12 +48,51 @@ def thought(data: dict[str, Any], memories: dict[str, dict[str, Any]] | None = N
         console.print(f"[yellow]still on its way[/]  job {data['job']}")
         return
     console.print(escape(data["answer"]))
+    _foundations(data, memories)
+
+
+def _foundations(data: dict[str, Any], memories: dict[str, dict[str, Any]] | None = None) -> None:
     for citation in data["citations"]:
         memory = (memories or {}).get(citation["memory_id"])
         said = _line(memory) if memory else f"{citation['memory_id']}  {escape(citation['quote'][:100])}"
         console.print(f"  [dim]\\[{citation['number']}] {said}[/]")
     console.print(f"[dim]{data['mode']}{' ' + data['model'] if data.get('model') else ''}[/]")
     degraded(data.get("degraded") or [])
+
+
+def streamed(name: str, data: dict[str, Any]) -> None:
+    """A piece of an answer, a try that failed, or the end, with what the answer rests on."""
+    if name == "token":
+        console.print(data["text"], end="", markup=False, soft_wrap=True)
+    elif name == "retry":
+        console.print(f"\n[yellow]again[/] {escape(data['reason'])}")
+    else:
+        console.print("")
+        _foundations(data)
+
+
+def happening(name: str, data: dict[str, Any]) -> None:
+    """An event of the tenant's memory."""
+    if name == "open":
+        note(f"events behind {data['position']}; Ctrl-C ends")
+        return
+    if name == "lost":
+        console.print(f"[yellow]lost[/] events behind {data['after']} are older than the log")
+        return
+    at = datetime.fromisoformat(data["at"]).astimezone()
+    who = " ".join(filter(None, (data.get("user_id"), data.get("session_id"))))
+    said = escape(_told(data)).replace("\n", " ")
+    console.print(f"[dim]{data['sequence']:>8} {at:%H:%M:%S}[/] [cyan]{name:<12}[/] {said} [dim]{escape(who)}[/]")
+
+
+def _told(data: dict[str, Any]) -> str:
+    """What an event is about, in a few words."""
+    fact = data["data"]
+    text = fact.get("memory", {}).get("content") or fact.get("answer") or fact.get("node")
+    if text is None and "source" in fact:
+        text = f"{fact['source']} {fact['type']} {fact['target']}"
+    said = text or f"{data.get('memory_id') or ''} {fact.get('verdict') or ' '.join(fact.get('changes', ()))}"
+    return said if len(said) < 120 else said[:119] + "…"
 
 
 def degraded(reasons: list[str]) -> None:
