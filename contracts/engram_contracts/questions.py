@@ -561,8 +561,8 @@ class Reconciliation(Message):
 
     Compared are all charges whose facts and usage events the streams still hold. `from_log` and `from_usage` are the
     first sequences they hold, `log` and `usage` the last that were compared, `charges` how many charges that were.
-    `untold` are changes of memories whose beginning the log no longer holds; they are left out. `differences` lists at
-    most 100, `different` counts all.
+    `untold` are changes of memories whose beginning the log no longer holds; they are left out, and so are `erased`
+    tenants, of which something was erased. `differences` lists at most 100, `different` counts all.
     """
 
     state: Literal["idle", "running", "done", "failed"]
@@ -577,6 +577,7 @@ class Reconciliation(Message):
     usage: int = 0
     charges: int = 0
     untold: int = 0
+    erased: int = 0
     different: int = 0
     differences: tuple[UsageDifference, ...] = ()
 

@@ -40,6 +40,7 @@ from engram_api.models import (
     RecallBody,
     RecallForClient,
     ThinkBody,
+    UsageExportQuery,
     UsageQuery,
     WaitQuery,
 )
@@ -71,6 +72,7 @@ from engram_contracts.ids import JobId
 from engram_contracts.memory import Memory, MemoryChanges, NewMemory, Owner
 from engram_contracts.messages import Message
 from engram_contracts.questions import (
+    ExportUsage,
     FindIndexed,
     FindPath,
     GetHistory,
@@ -81,6 +83,7 @@ from engram_contracts.questions import (
     ListNodes,
     Neighbours,
     PackContext,
+    ReadUsageExport,
 )
 from engram_contracts.topology import Urgency
 from engram_runtime.bus import Bus
@@ -91,6 +94,8 @@ PING_SECONDS = 0.5
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NODE_ID: TypeAdapter[str] = TypeAdapter(NodeId)
 CANCELLABLE = ("accepted", "retrying")
+MOST_EXPORTED = 64 * 1024 * 1024
+USAGE_MEDIA = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 NO_MEMORY = "there is no memory with this id"
 
 
@@ -386,6 +391,18 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
     async def get_usage(self, call: Call[None, UsageQuery]) -> Answer:
         """What the tenant used."""
         return Answer(data=await self._ask(GetUsage(tenant=call.caller.tenant, **_fields(call.query))))
+
+    async def export_usage(self, call: Call[None, UsageExportQuery]) -> Answer:
+        """What the tenant used, as a file."""
+        tenant, query = call.caller.tenant, call.query
+        made = await self._ask(ExportUsage(tenant=tenant, **_fields(query)))
+        if made.size > MOST_EXPORTED:
+            raise Rejected("this is more than 64 MiB; ask for fewer days, or by hour", field="since", status=413)
+        pieces: list[bytes] = []
+        while (offset := sum(map(len, pieces))) < made.size:
+            pieces.append((await self._ask(ReadUsageExport(tenant=tenant, id=made.id, offset=offset))).data)
+        named = {"Content-Disposition": f'attachment; filename="usage-{tenant}.{query.format}"'}
+        return Answer(data=Page(b"".join(pieces), USAGE_MEDIA[query.format]), headers=named)
 
     async def health(self, _: AnyCall) -> Answer:
         """This process runs."""

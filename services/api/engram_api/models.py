@@ -217,11 +217,21 @@ class EventsQuery(Strict):
 
 
 class UsageQuery(Strict):
-    """Which days (both inclusive, UTC) and which meter."""
+    """Which days (both inclusive, UTC) and which meter; by day or by hour."""
 
     since: Day | None = None
     until: Day | None = None
     meter: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")] | None = None
+    by: Literal["day", "hour"] = "day"
+
+
+class UsageExportQuery(Strict):
+    """Which days (both inclusive, UTC), in which form, and how fine."""
+
+    format: Literal["csv", "parquet"] = "csv"
+    since: Day | None = None
+    until: Day | None = None
+    by: Literal["day", "hour", "event"] = "hour"
 
 
 AGES: dict[Age, tuple[timedelta | None, timedelta]] = {

@@ -42,6 +42,7 @@ from engram_api.models import (
     ReplayBody,
     ReplaysQuery,
     ThinkBody,
+    UsageExportQuery,
     UsageQuery,
     WaitQuery,
 )  # fmt: skip
@@ -95,6 +96,7 @@ SEARCH: Mapping[str, int] = {"api_calls": 1, "search_queries": 1}
 READING = frozenset({"recall", "context"})
 """Questions that are too long for a query, so they are posted."""
 TOLD_BY_FACTS = frozenset({"memories:write", "graph:write", "think", "recall"})
+EXPORTS = frozenset({"export_usage"})
 SENSITIVE = frozenset({"data:export", "data:erase", "audit:read"})
 """Permissions of operations that are audited even where they only read."""
 
@@ -137,7 +139,11 @@ class Operation:
     @property
     def audited(self) -> bool:
         """Whether its requests are in the audit trail. Changes of memories and of the graph are there as facts."""
-        return (self.writes and self.permission not in TOLD_BY_FACTS) or self.permission in SENSITIVE
+        return (
+            (self.writes and self.permission not in TOLD_BY_FACTS)
+            or self.permission in SENSITIVE
+            or self.name in EXPORTS
+        )
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -395,7 +401,12 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="get_usage", method="GET", path="/v1/usage", permission="usage:read",
-        summary="Show the tenant's usage, in total and by day.", query=UsageQuery, answer=Usage,
+        summary="Show the tenant's usage, in total and by day or hour.", query=UsageQuery, answer=Usage,
+    ),
+    Operation(
+        name="export_usage", method="GET", path="/v1/usage/export", permission="usage:read",
+        summary="The tenant's usage as CSV or Parquet, by day, by hour, or every event.",
+        query=UsageExportQuery, answer=None, media="text/csv",
     ),
     Operation(
         name="health", method="GET", path="/health", permission="public",

@@ -20,7 +20,9 @@ app = typer.Typer(
     help="Durable memory for AI agents.", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False
 )
 graph = typer.Typer(help="Look at the semantic graph.", no_args_is_help=True)
+usage_app = typer.Typer(help="What was used.", invoke_without_command=True)
 app.add_typer(graph, name="graph")
+app.add_typer(usage_app, name="usage")
 app.add_typer(dead.app, name="dead")
 app.add_typer(nats_creds.app, name="nats-creds")
 app.add_typer(erasing.app, name="tenants")
@@ -255,11 +257,42 @@ def graph_show(
     output(as_json, answer["data"], lambda show: show.neighbourhood(node, answer["data"]))
 
 
-@app.command()
-def usage(context: typer.Context, as_json: AsJson = False) -> None:
-    """What was used, by meter and day."""
-    answer = _call(context, "GET", "/v1/usage")
-    output(as_json, answer["data"], lambda show: show.usage(answer["data"]))
+@usage_app.callback()
+def usage(
+    context: typer.Context,
+    by: Annotated[str, typer.Option(help="day or hour.")] = "day",
+    as_json: AsJson = False,
+) -> None:
+    """What was used: in total, and with --json by day or hour as well."""
+    if context.invoked_subcommand is None:
+        answer = _call(context, "GET", "/v1/usage", by=by)
+        output(as_json, answer["data"], lambda show: show.usage(answer["data"]))
+
+
+@usage_app.command("export")
+def usage_export(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Where to; its ending, .csv or .parquet, says in which form.")],
+    by: Annotated[str, typer.Option(help="day, hour, or event: every charge.")] = "hour",
+    since: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD.")] = None,
+) -> None:
+    """Write down what the tenant used."""
+    asked = {"format": file.suffix.lstrip("."), "by": by, "since": since, "until": until}
+    content = complete(lambda: _with_door(context, lambda door: door.fetch("/v1/usage/export", **asked)))
+    file.write_bytes(content)
+    typer.echo(f"{len(content):,} bytes in {file}", err=True)
+
+
+@usage_app.command("reconcile")
+def usage_reconcile(context: typer.Context, as_json: AsJson = False) -> None:
+    """Count everything anew from the streams, and compare: exits with 0 when all totals are equal, with 1 otherwise."""
+    from engram import verifying  # noqa: PLC0415 (loads the broker's client)
+
+    told = complete(lambda: verifying.reconciled(context.obj.data_dir))
+    output(as_json, told, lambda show: show.reconciled(told))
+    if told["state"] != "done" or told["different"]:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,12 +49,24 @@ class Door:
 
     async def call(self, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
         """The envelope of the answer. Raises the door's error, or `Unavailable` when there is no door."""
+        return _opened(*await self._asked(method, path, body, query))
+
+    async def fetch(self, path: str, **query: Any) -> bytes:
+        """An answer that is a file. Raises as `call`."""
+        status, content, retry_after = await self._asked("GET", path, None, query)
+        if status >= 400:
+            _opened(status, content, retry_after)
+        return content
+
+    async def _asked(
+        self, method: str, path: str, body: Any, query: Mapping[str, Any]
+    ) -> tuple[int, bytes, str | None]:
         assert self._session is not None
         data = None if body is None else _encoded(body)
         chosen = {name: str(value) for name, value in query.items() if value is not None}
         try:
             async with self._session.request(method, f"{self.url}{path}", data=data, params=chosen) as answer:
-                return _opened(answer.status, await answer.read(), answer.headers.get("Retry-After"))
+                return answer.status, await answer.read(), answer.headers.get("Retry-After")
         except TimeoutError as error:
             raise Unavailable(f"no answer from {self.url} within {SECONDS:g} s; see `engram status`") from error
         except aiohttp.ClientError as error:

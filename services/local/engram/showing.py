@@ -155,6 +155,22 @@ def usage(data: dict[str, Any]) -> None:
     console.print(table)
 
 
+def reconciled(told: dict[str, Any]) -> None:
+    """What comparing the ledger with the streams found."""
+    if told["state"] != "done":
+        console.print(f"[red]failed[/] {escape(told.get('reason', ''))}")
+        return
+    console.print(
+        f"{told['charges']:,} charges counted anew from {told['read']:,} messages; {told['different']:,} totals differ"
+    )
+    if told["untold"]:
+        console.print(f"{told['untold']:,} changes of memories older than the log were left out")
+    for each in told["differences"]:
+        console.print(
+            f"{each['tenant']} {each['day']} {each['meter']}: {each['ledger']:,}, by the streams {each['streams']:,}"
+        )
+
+
 def ingested(name: str, count: int) -> None:
     """A file that was read."""
     console.print(f"[green]accepted[/] {count} memories from {escape(name)}")

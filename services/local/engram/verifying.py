@@ -18,7 +18,9 @@ from engram_contracts.auditing import (
     RebuildStatus,
     RecordPositions,
 )
+from engram_contracts.errors import Unavailable
 from engram_contracts.ids import PARTITIONS
+from engram_contracts.questions import ReconcileUsage
 from engram_contracts.topology import LOG, USAGE, Stream
 from engram_recovery.relaying import fill, is_kept, keep_aside
 from engram_recovery.verifying import Bar, Report, Verifier
@@ -93,6 +95,18 @@ async def _followed(bus: NatsBus, number: int, status: RebuildStatus, bar: Bar) 
     if status.state == "idle":
         return status.model_copy(update={"state": "failed", "reason": "the service was started again; try once more"})
     return status
+
+
+async def reconciled(data_dir: Path) -> dict[str, Any]:
+    """Have the ledger compared with its streams, and wait for the outcome."""
+    async with connected(data_dir) as bus:
+        told = await bus.ask(ReconcileUsage(begin=True), within=ANSWER_SECONDS)
+        while told.state == "running":
+            await asyncio.sleep(LOOK_SECONDS)
+            told = await bus.ask(ReconcileUsage(), within=ANSWER_SECONDS)
+    if told.state == "idle":
+        raise Unavailable("the service was started again meanwhile; try once more")
+    return told.model_dump(mode="json", exclude_none=True)
 
 
 @contextlib.asynccontextmanager

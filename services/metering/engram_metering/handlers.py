@@ -79,7 +79,7 @@ class Handlers:
         Raises `Rejected`, naming the field, for a bad range. An unknown tenant or meter has no totals.
         """
         first, last = day_range(question.since, question.until)
-        days = await self._ledger.meters(question.tenant, first, last, meter=question.meter)
+        days = await self._ledger.meters(question.tenant, first, last, meter=question.meter, by=question.by)
         totals: Counter[str] = Counter()
         for day in days:
             totals[day.meter] += day.total

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import duckdb
 
 from engram_contracts.errors import EngramError, Rejected, Unavailable
-from engram_contracts.questions import Meter
+from engram_contracts.questions import Meter, UsageFormat
 from engram_contracts.topology import LOG, USAGE, Stream
 from engram_contracts.trail import Head
 from engram_metering.intake import Counted, CountedRequest, CountedUsage
@@ -100,10 +100,20 @@ FROM (SELECT count(bytes)::BIGINT AS number, sum(bytes)::BIGINT AS bytes FROM si
 UNSIZED = "DELETE FROM sizes WHERE tenant = $1 AND ($2 IS NULL OR list_contains($2::VARCHAR[], memory_id::VARCHAR))"
 NONE_APPLIED = "DELETE FROM applied WHERE tenant = $1"
 METERS = """
-SELECT strftime(day, '%Y-%m-%d'), meter, sum(amount)::BIGINT FROM ledger
+SELECT strftime(date_trunc($by, "at"), $form), meter, sum(amount)::BIGINT FROM ledger
 WHERE tenant = $tenant AND day BETWEEN $first AND $last AND ($meter IS NULL OR meter = $meter)
 GROUP BY ALL ORDER BY ALL
 """
+FORMS = {"day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H:00Z"}
+EXPORTED_TOTALS = """
+SELECT tenant, strftime(date_trunc($by, "at"), $form) AS period, meter, sum(amount)::BIGINT AS amount FROM ledger
+WHERE tenant = $tenant AND day BETWEEN $first AND $last GROUP BY ALL ORDER BY ALL
+"""
+EXPORTED_EVENTS = """
+SELECT tenant, strftime("at", '%Y-%m-%dT%H:%M:%S.%fZ') AS "at", event_id, meter, amount FROM ledger
+WHERE tenant = $tenant AND day BETWEEN $first AND $last ORDER BY ALL
+"""
+SIZED = "SELECT tenant, memory_id::VARCHAR FROM sizes WHERE memory_id IN (SELECT unnest($ids::VARCHAR[])::UUID)"
 
 
 @contextlib.asynccontextmanager
@@ -161,15 +171,32 @@ class DuckLedger:
         """See `Ledger.rewind`."""
         await self._write(lambda: self._connection.execute(REWIND, [sequence, stream]))
 
-    async def meters(self, tenant: str, first: date, last: date, *, meter: str | None) -> list[Meter]:
+    async def meters(
+        self, tenant: str, first: date, last: date, *, meter: str | None, by: Literal["day", "hour"] = "day"
+    ) -> list[Meter]:
         """See `Ledger.meters`."""
-        asked = {"tenant": tenant, "first": first, "last": last, "meter": meter}
+        asked = {"tenant": tenant, "first": first, "last": last, "meter": meter, "by": by, "form": FORMS[by]}
         rows = await asyncio.to_thread(self._read, METERS, asked)
         return [Meter(day=day, meter=name, total=total) for day, name, total in rows]
 
     async def ping(self) -> None:
         """See `Ledger.ping`."""
         await asyncio.to_thread(self._read, "SELECT 1", {})
+
+    async def export(
+        self, tenant: str, first: date, last: date, *, by: Literal["day", "hour", "event"], form: UsageFormat,
+        file: Path,
+    ) -> None:  # fmt: skip
+        """Write a tenant's charges, or their totals, into a file."""
+        asked: dict[str, object] = {"tenant": tenant, "first": first, "last": last}
+        if by != "event":
+            asked |= {"by": by, "form": FORMS[by]}
+        query = EXPORTED_EVENTS if by == "event" else EXPORTED_TOTALS
+        await asyncio.to_thread(self._export, query, asked, form, file)
+
+    async def knows(self, keys: Sequence[Key]) -> set[Key]:
+        """Which of these memories have a size, or had one."""
+        return set(await self.read(SIZED, {"ids": [key for _, key in keys]})) if keys else set()
 
     async def read(self, query: str, parameters: Mapping[str, object]) -> list[Any]:
         """Rows as DuckDB types them, read beside what is being written."""
@@ -194,6 +221,14 @@ class DuckLedger:
     def _read(self, query: str, parameters: Mapping[str, object]) -> list[Any]:
         with _translated(), self._connection.cursor() as cursor:
             return cursor.execute(query, dict(parameters)).fetchall()
+
+    def _export(self, query: str, parameters: Mapping[str, object], form: UsageFormat, file: Path) -> None:
+        with _translated(), self._connection.cursor() as cursor:
+            found = cursor.sql(query, params=dict(parameters))
+            if form == "csv":
+                found.write_csv(str(file), header=True)
+            else:
+                found.write_parquet(str(file))
 
     def _post_facts(self, facts: Sequence[Delivery[Counted]], heads: Sequence[Head]) -> None:
         with self._transaction():

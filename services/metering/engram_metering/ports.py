@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from engram_contracts.questions import Meter
 from engram_contracts.trail import Head
@@ -39,8 +39,10 @@ class Ledger(Protocol):
     async def rewind(self, stream: str, sequence: int) -> None:
         """Set the position back; what was counted stays counted."""
 
-    async def meters(self, tenant: str, first: date, last: date, *, meter: str | None) -> list[Meter]:
-        """A tenant's totals by day and meter, from `first` to `last` inclusive."""
+    async def meters(
+        self, tenant: str, first: date, last: date, *, meter: str | None, by: Literal["day", "hour"] = "day"
+    ) -> list[Meter]:
+        """A tenant's totals by day (or hour) and meter, from `first` to `last` inclusive."""
 
     async def ping(self) -> None:
         """Return if the store answers; raise `Unavailable` otherwise."""
