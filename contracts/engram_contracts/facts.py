@@ -97,6 +97,13 @@ class Judged(Fact):
     note: str | None = None
 
 
+class Accessed(Fact):
+    """Memories were recalled: how often each, by its id. At most 50 in one fact; a count may be lost, never doubled."""
+
+    event = "accessed"
+    times: dict[str, int]
+
+
 class Citation(Message):
     """A memory that an answer rests on. `quote` is the words used, `score` the recall's.
 
@@ -186,6 +193,7 @@ FACTS: dict[str, type[Fact]] = {
     kind.event: kind
     for kind in (
         Remembered, Revised, Forgotten, Thought, NodePut, NodeDropped, EdgePut, EdgeDropped, Linked, Judged,
+        Accessed,
     )
 }  # fmt: skip
 

@@ -120,7 +120,11 @@ class Feedback(Message):
 
 
 class Memory(MemoryFields):
-    """A memory as it is stored. `version` starts at 1 and grows by one with each change; feedback is none."""
+    """A memory as it is stored. `version` starts at 1 and grows by one with each change.
+
+    Feedback is no change, nor is being recalled: `access_count` tells how often it was, `accessed_at` when last, both
+    up to half a minute late.
+    """
 
     id: str
     version: int = 1
@@ -128,6 +132,12 @@ class Memory(MemoryFields):
     created_at: Moment
     updated_at: Moment
     feedback: Feedback | None = None
+    access_count: int = 0
+    accessed_at: Moment | None = None
+
+    def accessed(self, times: int, at: datetime) -> Self:
+        """The same memory, recalled so many times more."""
+        return self.model_copy(update={"access_count": self.access_count + times, "accessed_at": at})
 
     def judged(self, verdict: Verdict) -> Self:
         """The same memory with one verdict more."""

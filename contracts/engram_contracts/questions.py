@@ -64,14 +64,15 @@ Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class RecallWeights(Strict):
-    """Weights of the ranking that a request may set; those it leaves out are the service's own. Version 1.
+    """Weights of the ranking that a request may set; those it leaves out are the service's own. Version 2.
 
     `dense` is the dense leg's share, the sparse leg has the rest. `neighbours` scales what neighbouring turns of
     a conversation lend, `speaker` is for memories of a speaker whom the question names, `statement` for turns that
     are not themselves questions, `date` for memories of a time that it names; `graph` is for activation. `recency`
     counts with `half_life_days`. `feedback` is for memories that were found useful, and three times as much against
-    those that were not, or were wrong. `first_person` puts a speaker's name in the first person for the dense leg.
-    `diversity` runs from 0 (none) to 1 (nothing alike).
+    those that were not, or were wrong. `access` is for memories that were recalled often (ten doublings are all there
+    is), `session` for those whose session holds other good ones. `first_person` puts a speaker's name in the first
+    person for the dense leg. `diversity` runs from 0 (none) to 1 (nothing alike).
     """
 
     dense: Weight | None = None
@@ -85,6 +86,8 @@ class RecallWeights(Strict):
     importance: Weight | None = None
     confidence: Weight | None = None
     feedback: Weight | None = None
+    access: Weight | None = None
+    session: Weight | None = None
     half_life_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
     first_person: bool | None = None
     diversity: Weight | None = None

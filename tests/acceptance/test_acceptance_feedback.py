@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ ENGRAM = str(Path(sys.executable).with_name("engram"))
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with embedded_system(tmp_path_factory.mktemp("feedback")) as running:
+    environ = {"ENGRAM_VECTORS_ACCESS_SECONDS": "0.5"}
+    with embedded_system(tmp_path_factory.mktemp("feedback"), environ=environ) as running:
         yield running
 
 
@@ -102,3 +104,20 @@ def engram(system: System, *words: str) -> tuple[int, dict[str, Any]]:
         [ENGRAM, *words, "--json"], env=environ, capture_output=True, text=True, timeout=120, check=False
     )
     return done.returncode, json.loads(done.stdout or "{}")
+
+
+def test_recalls_are_counted_in_index_and_record(system: System) -> None:
+    kept = call(system, "/v1/memories?wait=indexed", {"content": "The lighthouse keeper of Fastnet was called Olaf."})
+    memory_id = kept["data"]["id"]
+    for limit in (1, 2, 3):
+        recall(system, "who kept the lighthouse of Fastnet?", limit=limit)
+
+    deadline = time.monotonic() + 30
+    while (known := call(system, f"/v1/memories/{memory_id}")["data"])["access_count"] < 3:
+        assert time.monotonic() < deadline, known
+        time.sleep(0.05)
+    best = recall(system, "who kept the lighthouse of Fastnet?", weights={"access": 1.0})[0]
+    assert best["memory"]["id"] == memory_id
+    assert best["memory"]["access_count"] >= 3
+    assert best["explain"]["parts"]["access"] > 0
+    assert known["version"] == 1

@@ -13,7 +13,7 @@ from engram_contracts.memory import Feedback
 from engram_contracts.questions import GetHistory, GetMemory, Question
 from engram_runtime.service import Service
 from support.graph_story import TENANTS, dump, follow, opened
-from support.memories import forgotten, judged, memory, memory_id, remembered, revised
+from support.memories import accessed, forgotten, judged, memory, memory_id, remembered, revised
 from support.recording_bus import RecordingBus
 
 TENANT, _ = TENANTS
@@ -61,3 +61,16 @@ async def test_what_was_said_of_a_forgotten_memory_is_gone_and_nothing_is_added(
     assert late is None
     assert isinstance(unknown, NotFound)
     assert "secret" not in str(dump(tmp_path))
+
+
+async def test_recalls_are_counted_and_change_nothing_else(graph: Service) -> None:
+    counted = accessed(3, {1: 2, 2: 1, 7: 1})
+    await follow(graph, [remembered(1, memory(1, "Ann met Ben")), remembered(2, memory(2, "Ben left"))])
+    await follow(graph, [counted])
+    await follow(graph, [counted, forgotten(4, 2), accessed(5, {1: 1, 2: 1})])
+
+    kept = await ask(graph, GetMemory(tenant=TENANT, memory_id=memory_id(1)))
+    assert (kept.access_count, kept.accessed_at, kept.version) == (3, accessed(5, {}).message.at, 1)
+    assert len((await ask(graph, GetHistory(tenant=TENANT, memory_id=memory_id(1)))).versions) == 1
+    with pytest.raises(NotFound):
+        await ask(graph, GetMemory(tenant=TENANT, memory_id=memory_id(2)))

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from engram_contracts.facts import Chunk, Embedding, Fact, Forgotten, Judged, Remembered, Revised, SparseVector
+from engram_contracts.facts import (
+    Accessed,
+    Chunk,
+    Embedding,
+    Fact,
+    Forgotten,
+    Judged,
+    Remembered,
+    Revised,
+    SparseVector,
+)
 from engram_contracts.ids import derived_id
 from engram_contracts.memory import Memory, Verdict
 from engram_runtime.service import Delivery
@@ -76,6 +86,12 @@ def judged(
     """The fact that somebody said how memory `number` served."""
     fact = Judged(**_how(sequence, command), memory_id=memory_id(number), verdict=verdict, **more)
     return delivered(sequence, fact, tenant=tenant)
+
+
+def accessed(sequence: int, times: dict[int, int], *, tenant: str = "acme") -> Delivery[Fact]:
+    """The fact that memories were recalled so often."""
+    counts = {memory_id(number): count for number, count in times.items()}
+    return delivered(sequence, Accessed(**_how(sequence, None), times=counts), tenant=tenant)
 
 
 def delivered(sequence: int, fact: Fact, *, tenant: str = "acme") -> Delivery[Fact]:

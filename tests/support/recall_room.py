@@ -11,6 +11,7 @@ from typing import Any
 from engram_contracts.facts import Fact
 from engram_contracts.questions import Activate, Activated, EmbedQuery, QueryVectors, Recall, Recollection
 from engram_runtime.service import Delivery
+from engram_vectors.accesses import Accesses
 from engram_vectors.handlers import Handlers
 from engram_vectors.index_edge import open_edge
 from engram_vectors.positions import Positions
@@ -33,7 +34,10 @@ class Room:
         self.index = index
         recaller = Recaller(index, self.bus, weights=Weights(graph=0.1), candidates=50)
         positions = Positions(index, FilePositions(folder / "positions.json"))
-        self.handlers = Handlers(index, positions, recaller, self.bus, turns=Turns(), now=lambda: self.now)
+        self.accesses = Accesses(index, self.bus)
+        self.handlers = Handlers(
+            index, positions, recaller, self.bus, turns=Turns(), accesses=self.accesses, now=lambda: self.now
+        )
         self.query_is(0, 1)
         self.graph_brings()
 

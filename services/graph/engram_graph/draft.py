@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from engram_contracts.errors import Conflict, EngramError, NotFound, Rejected
 from engram_contracts.facts import (
+    Accessed,
     EdgeDropped,
     EdgePut,
     Embedding,
@@ -53,7 +54,7 @@ class Noted(Remembered):
 OPS: dict[type[Fact], str] = {
     Remembered: "remember", Noted: "remember", Revised: "revise", Forgotten: "forget", Thought: "think",
     NodePut: "put-node", NodeDropped: "drop-node", EdgePut: "put-edge", EdgeDropped: "drop-edge", Linked: "link",
-    Judged: "judge",
+    Judged: "judge", Accessed: "access",
 }  # fmt: skip
 """The facts the graph understands, and the command behind each."""
 
@@ -81,6 +82,8 @@ def wanted(deliveries: Sequence[Delivery[Fact]], vocabularies: Mapping[str, Voca
             new.update((tenant, citation.memory_id) for citation in fact.citations)
         elif isinstance(fact, Revised | Forgotten | Linked | Judged):
             old.add((tenant, fact.memory_id))
+        elif isinstance(fact, Accessed):
+            new.update((tenant, memory_id) for memory_id in fact.times)
         elif isinstance(fact, EdgePut | EdgeDropped):
             new.update((tenant, memory_id) for memory_id in getattr(fact, "evidence", ()))
             known = vocabularies[tenant]
@@ -144,6 +147,8 @@ class Draft:
                 draft.forget(fact.memory_id)
             case Judged():
                 draft.judge(fact, self._sequence)
+            case Accessed():
+                draft.access(fact)
             case Linked():
                 draft.link(fact)
             case NodePut():
@@ -158,6 +163,8 @@ class Draft:
                 self._thoughts[(tenant, fact.command)] = fact
 
     def _record(self, command: Named, fact: Fact, sequence: int) -> None:
+        if isinstance(fact, Accessed):
+            return  # nobody waits for it
         memory_id = fact.memory.id if isinstance(fact, Remembered) else getattr(fact, "memory_id", None)
         times = _naive(fact.accepted_at), _naive(fact.at), _naive(self._linked_at)
         row = (command[0], slot(*command), command[1], memory_id, OPS[type(fact)], *times, sequence)
@@ -249,6 +256,13 @@ class TenantDraft:
         )  # fmt: skip
         self._feedback.setdefault(fact.memory_id, []).append(row)
         entry.memory, entry.changed = entry.memory.judged(fact.verdict), True
+
+    def access(self, fact: Accessed) -> None:
+        """Count recalls; of memories that are not there any more, none."""
+        for memory_id, times in fact.times.items():
+            entry = self._memories.get(memory_id)
+            if entry is not None and entry.memory is not None:
+                entry.memory, entry.changed = entry.memory.accessed(times, fact.at), True
 
     def forget(self, memory_id: str) -> None:
         """Wipe a memory; its id stays taken. A repeat changes nothing."""

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from engram_contracts.auditing import digest_of
+from engram_contracts.facts import Accessed
 from engram_contracts.memory import MemoryChanges
 from engram_contracts.topology import LogSubject
 from engram_runtime.bus import Stored
@@ -93,7 +94,7 @@ class Fold:
         """Fold one message in; one that cannot be read is refused by every store, and counts for nothing."""
         subject = LogSubject.parse(stored.subject)
         said = said_by(stored)
-        if said is None or "command" not in said:
+        if said is None or "command" not in said or subject.event == Accessed.event:
             return
         effect = Effect(stored.sequence, subject.tenant, subject.event, said["command"], memory_of(said))
         if subject.event == "remembered" and "memory" in said:

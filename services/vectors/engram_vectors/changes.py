@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engram_contracts.errors import NotFound, Rejected
-from engram_contracts.facts import Chunk, Embedding, Fact, Forgotten, Judged, Remembered, Revised
+from engram_contracts.facts import Accessed, Chunk, Embedding, Fact, Forgotten, Judged, Remembered, Revised
 from engram_contracts.memory import Memory, MemoryChanges
 from engram_runtime.service import Delivery, Outcome
 from engram_vectors.places import Places, Session
@@ -73,6 +73,8 @@ class Fold:
             return self._forget(delivery, fact)
         if isinstance(fact, Judged):
             return self._judge(delivery, fact)
+        if isinstance(fact, Accessed):
+            self._access(delivery, fact)
         return None
 
     def changes(self) -> Changes:
@@ -149,6 +151,17 @@ class Fold:
             known = self._changed(delivery, known, known.memory.judged(fact.verdict))
         self._write(delivery.tenant, head, known, None)
         return None
+
+    def _access(self, delivery: Delivery[Fact], fact: Accessed) -> None:
+        """Count recalls; of memories that are not there any more, none."""
+        for memory_id, times in fact.times.items():
+            head = head_of(delivery.tenant, memory_id)
+            known = self._known(head)
+            if known is None or known.memory is None or delivery.sequence <= known.log_sequence:
+                continue
+            memory = known.memory.accessed(times, fact.at)
+            entry = known.model_copy(update={"memory": memory, "log_sequence": delivery.sequence})
+            self._write(delivery.tenant, head, entry, None)
 
     def _changed(self, delivery: Delivery[Fact], known: Entry, memory: Memory) -> Entry:
         """The entry with another record and the same vectors."""
@@ -237,10 +250,12 @@ def session_of(delivery: Delivery[Fact]) -> Session | None:
     return (delivery.tenant, session) if isinstance(session, str) else None
 
 
-def memory_of(fact: Fact) -> str:
-    """The id of the memory a fact is about."""
+def memories_of(fact: Fact) -> tuple[str, ...]:
+    """The ids of the memories a fact is about."""
+    if isinstance(fact, Accessed):
+        return tuple(fact.times)
     assert isinstance(fact, Remembered | Revised | Forgotten | Judged)
-    return fact.memory.id if isinstance(fact, Remembered) else fact.memory_id
+    return (fact.memory.id if isinstance(fact, Remembered) else fact.memory_id,)
 
 
 def revised(memory: Memory, fact: Revised) -> Memory:

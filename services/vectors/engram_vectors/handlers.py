@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from engram_contracts.errors import EngramError, Rejected
 from engram_contracts.events import Progress
-from engram_contracts.facts import Fact
+from engram_contracts.facts import Accessed, Fact
 from engram_contracts.ids import partition_of
 from engram_contracts.questions import (
     Check,
@@ -22,7 +22,8 @@ from engram_contracts.questions import (
 )
 from engram_runtime.bus import Bus
 from engram_runtime.service import Delivery, Outcome
-from engram_vectors.changes import Fold, dimension_of, memory_of, session_of
+from engram_vectors.accesses import Accesses
+from engram_vectors.changes import Fold, dimension_of, memories_of, session_of
 from engram_vectors.filters import session_among
 from engram_vectors.places import Places
 from engram_vectors.points import Changes, Entry, PointId, head_of
@@ -56,6 +57,7 @@ class Handlers:
         *,
         turns: Turns,
         recent: Recent | None = None,
+        accesses: Accesses | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._index = index
@@ -65,6 +67,7 @@ class Handlers:
         self._now = now
         self._turns = turns
         self._recent = recent or Recent(0)
+        self._accesses = accesses
         self._places = Places(self._in_session)
 
     async def recall(self, question: Recall) -> Told:
@@ -72,12 +75,18 @@ class Handlers:
         now = self._now()
         known = self._recent.of(question, now=now)
         if known is not None:
+            self._recalled(question, known)
             return known
         version = self._recent.version(question.tenant)
         with self._turns.recall():
             answer = await self._recaller.recall(question, now=now)
         self._recent.keep(question, answer, version=version)
+        self._recalled(question, answer)
         return answer
+
+    def _recalled(self, question: Recall, answer: Told) -> None:
+        if self._accesses is not None:
+            self._accesses.note(question.tenant, answer.heads)
 
     async def find(self, question: FindIndexed) -> Indexed:
         """What the index holds under a memory's id."""
@@ -165,7 +174,8 @@ class Handlers:
     async def _announce(self, done: Batch) -> None:
         by_tenant: defaultdict[str, list[Fact]] = defaultdict(list)
         for delivery in done:
-            by_tenant[delivery.tenant].append(delivery.message)
+            if not isinstance(delivery.message, Accessed):
+                by_tenant[delivery.tenant].append(delivery.message)
         for tenant, facts in by_tenant.items():
             await self._bus.emit(tenant, _progress(facts, self._now()))
 
@@ -173,10 +183,15 @@ class Handlers:
 def _heads(batch: Batch) -> dict[str, set[PointId]]:
     heads: defaultdict[str, set[PointId]] = defaultdict(set)
     for delivery in batch:
-        heads[delivery.tenant].add(head_of(delivery.tenant, memory_of(delivery.message)))
+        heads[delivery.tenant].update(head_of(delivery.tenant, each) for each in memories_of(delivery.message))
     return heads
 
 
 def _progress(facts: Sequence[Fact], at: datetime) -> Progress:
     commands = tuple(fact.command for fact in facts)
-    return Progress(stage="indexed", commands=commands, memory_ids=tuple(map(memory_of, facts)), at=at)
+    return Progress(
+        stage="indexed",
+        commands=commands,
+        memory_ids=tuple(each for fact in facts for each in memories_of(fact)),
+        at=at,
+    )

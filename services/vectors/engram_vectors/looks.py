@@ -22,7 +22,8 @@ class Look(NamedTuple):
 
     `place` is where it stands in its session (see `places`; 0 for none), `at` microseconds since 1970, `speaker` in
     lower case. One that `asks` ends in a question mark, one that `inquires` has one near its end. `words` stands for
-    its whole text (see `fingerprint`). `feedback` runs from -1 (wrong, no doubt) to 1.
+    its whole text (see `fingerprint`). `feedback` runs from -1 (wrong, no doubt) to 1. `accesses` is how
+    often it was recalled.
     """
 
     place: int = 0
@@ -34,6 +35,7 @@ class Look(NamedTuple):
     words: int = 0
     speaker: str = ""
     feedback: float = 0.0
+    accesses: int = 0
 
 
 def fingerprint(text: str) -> int:
@@ -56,17 +58,19 @@ def look_of(memory: Memory, place: int) -> str:
     at = microseconds(memory.occurred_at or memory.created_at)
     speaker = memory.speaker.casefold() if memory.speaker else ""
     weights = f"{memory.importance:g}\t{memory.confidence:g}"
-    judged = f"\t{opinion_of(memory.feedback):.4f}" if memory.feedback else ""
-    return f"{place}\t{at}\t{asks + 2 * inquires}\t{weights}\t{fingerprint(text)}\t{speaker}{judged}"
+    judged = f"\t{opinion_of(memory.feedback):.4f}" if memory.feedback or memory.access_count else ""
+    accessed = f"\t{memory.access_count}" if memory.access_count else ""
+    return f"{place}\t{at}\t{asks + 2 * inquires}\t{weights}\t{fingerprint(text)}\t{speaker}{judged}{accessed}"
 
 
 def read_look(text: str) -> Look:
     """What `look_of` wrote."""
-    place, at, asked, importance, confidence, words, speaker, *judged = text.split("\t")
+    place, at, asked, importance, confidence, words, speaker, *later = text.split("\t")
     asks, inquires = asked in "13", asked in "23"
-    feedback = float(judged[0]) if judged else 0.0
+    feedback = float(later[0]) if later else 0.0
+    accesses = int(later[1]) if len(later) > 1 else 0
     weights = _share(importance), _share(confidence)
-    return Look(int(place), int(at), asks, inquires, *weights, int(words), speaker, feedback)
+    return Look(int(place), int(at), asks, inquires, *weights, int(words), speaker, feedback, accesses)
 
 
 @lru_cache(maxsize=1_024)

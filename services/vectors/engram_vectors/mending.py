@@ -22,11 +22,12 @@ from engram_contracts.auditing import (
 )
 from engram_contracts.auditing import Positions as Reached
 from engram_contracts.erasing import Compacted, CompactIndexed, Erased, EraseIndexed
-from engram_contracts.facts import Forgotten, Judged, Remembered, Revised
+from engram_contracts.facts import Accessed, Forgotten, Judged, Remembered, Revised
 from engram_contracts.ids import PARTITIONS, partition_of
 from engram_runtime.bus import Bus
 from engram_runtime.refetching import facts_of
 from engram_runtime.service import Delivery, Outcome
+from engram_vectors.accesses import Accesses
 from engram_vectors.changes import Fold, dimension_of, session_of
 from engram_vectors.handlers import Batch, Handlers
 from engram_vectors.points import (
@@ -49,7 +50,7 @@ from engram_vectors.recalling import Recaller
 from engram_vectors.recent import Recent
 from engram_vectors.turns import Turns
 
-FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten, Judged)}
+FACTS = {fact.event: fact for fact in (Remembered, Revised, Forgotten, Judged, Accessed)}
 LOT = 500
 MOST_CHUNKS = 64
 """More points than one memory can have."""
@@ -74,8 +75,9 @@ class Mender(Handlers):
         *,
         turns: Turns,
         recent: Recent | None = None,
+        accesses: Accesses | None = None,
     ) -> None:
-        super().__init__(index, positions, recaller, bus, turns=turns, recent=recent)
+        super().__init__(index, positions, recaller, bus, turns=turns, recent=recent, accesses=accesses)
         self._scanned = index
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 

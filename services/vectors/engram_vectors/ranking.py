@@ -37,6 +37,10 @@ RRF_K = 60
 DAY = 86_400 * 1_000_000
 BLAME = 3.0
 """How much more blame weighs than praise; both together never more than the whole score."""
+SESSION_SHIFT = 20
+"""A place is the session's number times 2**20, plus a count (see `places`)."""
+DOUBLINGS = 10.0
+"""So many doublings of how often it was recalled speak for a memory as much as can be."""
 MOST_DUPLICATES = 20
 """So many memories that say the same are named."""
 WALKED_SHARE = 0.99
@@ -112,6 +116,7 @@ class _Columns(NamedTuple):
     words: NDArray[np.int64]
     speaker: NDArray[np.intp]
     feedback: Floats
+    accesses: Floats
     seen: Flags
     speakers: list[str]
     """Their names, by their number in `speaker`."""
@@ -202,6 +207,19 @@ class Ranking:
             yield "importance", (weights.importance, seen * columns.importance)
         if weights.confidence:
             yield "confidence", (weights.confidence, seen * columns.confidence)
+        if weights.access and (columns.accesses > 0).any():
+            yield "access", (weights.access, np.minimum(np.log2(1.0 + columns.accesses) / DOUBLINGS, 1.0))
+        if weights.session and (company := self._company()).any():
+            yield "session", (weights.session, company)
+
+    def _company(self) -> Floats:
+        """How well the others of a memory's session did: the sum of what they are worth, 1 for the best session."""
+        sessions, of = np.unique(self._columns.place >> SESSION_SHIFT, return_inverse=True)
+        worth = sum((share * self._legs[name].own for name, share in self._shares.items()), np.zeros(len(of)))
+        others = np.bincount(of, weights=worth, minlength=len(sessions))[of] - worth
+        others[self._columns.place == 0] = 0.0
+        most = float(others.max(initial=0.0))
+        return others / most if most > 0 else others
 
     def _scores(self) -> tuple[Floats, Flags]:
         """The score of every row, and which rows are in the running: found, lent to or walked to."""
@@ -273,7 +291,7 @@ UNSEEN = Look()
 
 def _columns(looks: Sequence[Look | None]) -> _Columns:
     numbers: dict[str, int] = {}
-    place, at, asks, inquires, importance, confidence, words, speaker, feedback = (
+    place, at, asks, inquires, importance, confidence, words, speaker, feedback, accesses = (
         zip(*(UNSEEN if look is None else look for look in looks), strict=True) if looks else [()] * len(UNSEEN)
     )
     return _Columns(
@@ -286,6 +304,7 @@ def _columns(looks: Sequence[Look | None]) -> _Columns:
         np.array(words, np.int64),
         np.array([numbers.setdefault(name, len(numbers)) for name in speaker], np.intp),
         np.array(feedback, float),
+        np.array(accesses, float),
         np.array([look is not None for look in looks], bool),
         list(numbers),
     )

@@ -281,6 +281,7 @@ class Recaller:
             mode=attempt.mode,
             weights=asdict(attempt.weights) if question.explain else None,
             until=first_to_expire(records[each.head] for each in told),
+            heads=tuple(each.head for each in told),
         )
 
     async def _records(self, attempt: Attempt, heads: Sequence[PointId], stage: str) -> dict[PointId, str]:

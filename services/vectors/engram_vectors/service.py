@@ -10,10 +10,12 @@ from typing import TypeVar
 
 from engram_contracts.auditing import DropStray, IndexPositions, ListIndexed, MendIndexed
 from engram_contracts.erasing import CompactIndexed, EraseIndexed
+from engram_contracts.errors import EngramError
 from engram_contracts.questions import CountIndexed, FindIndexed, Recall
 from engram_contracts.topology import SETTINGS, VECTORS_LOG
 from engram_runtime.bus import Bus
 from engram_runtime.service import Following, Service
+from engram_vectors.accesses import Accesses
 from engram_vectors.mending import FACTS, Mender, ScannedIndex
 from engram_vectors.ports import PositionStore, VectorIndex
 from engram_vectors.positions import Positions
@@ -33,13 +35,17 @@ T = TypeVar("T")
 @contextlib.asynccontextmanager
 async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     """The vectors service; leaving it flushes the index and keeps the positions."""
-    async with _index(settings) as index, _positions(index, settings, bus) as positions:
-        how = settings.vectors
+    how = settings.vectors
+    async with (
+        _index(settings) as index,
+        _positions(index, settings, bus) as positions,
+        _accesses(index, bus, how.access_seconds) as accesses,
+    ):
         speakers = Speakers(index, alone=settings.adapter == "edge")
         recaller = Recaller(index, bus, weights=how.weights, candidates=how.candidates, speakers=speakers)
         turns = Turns(writers=1 if settings.adapter == "edge" else len(how.partitions))
         recent = Recent(ANSWERS_REMEMBERED if settings.adapter == "edge" and not how.graph_weight else 0)
-        handlers = Mender(index, positions, recaller, bus, turns=turns, recent=recent)
+        handlers = Mender(index, positions, recaller, bus, turns=turns, recent=recent, accesses=accesses)
         yield Service(
             name="vectors",
             answers={
@@ -56,6 +62,22 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             follows=tuple(_following(partition, handlers, positions) for partition in how.partitions),
             checks={"index": handlers.check},
         )
+
+
+@contextlib.asynccontextmanager
+async def _accesses(index: VectorIndex, bus: Bus, every: float) -> AsyncIterator[Accesses | None]:
+    """What counts recalls and tells the log of them, for the last time on leaving; nothing where it never is to."""
+    if not every:
+        yield None
+        return
+    accesses = Accesses(index, bus)
+    telling = asyncio.create_task(accesses.keep_telling(every))
+    try:
+        yield accesses
+    finally:
+        telling.cancel()
+        with contextlib.suppress(EngramError):
+            await accesses.tell()
 
 
 def _index(settings: Settings) -> AbstractAsyncContextManager[ScannedIndex]:

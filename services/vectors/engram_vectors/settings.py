@@ -27,6 +27,7 @@ class VectorsSettings(Section):
     is given. `partitions` of the log are followed by this replica (`0,1,2` in the environment). `candidates` is
     how many points each leg brings at least. After `flush_seconds`, or `flush_points` written, the index is brought to
     disk, which stops recalls for 0.1 to 0.3 s; what came since is read from the log again after a crash.
+    How often memories were recalled is written down every `access_seconds` (0: never).
     `dense_weight` and `graph_weight` run from 0 to 1; requests may set their own.
     """
 
@@ -35,6 +36,7 @@ class VectorsSettings(Section):
     candidates: int = Field(default=120, ge=1, le=1_000)
     flush_seconds: float = Field(default=20.0, gt=0)
     flush_points: int = Field(default=10_000, ge=1)
+    access_seconds: float = Field(default=30.0, ge=0)
     dense_weight: float = Field(default=WEIGHTS.dense, ge=0, le=1)
     graph_weight: float = Field(default=WEIGHTS.graph, ge=0, le=1)
 

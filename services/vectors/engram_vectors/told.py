@@ -21,7 +21,10 @@ EXPIRES = '"expires_at":"'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What a `Recollection` says, each hit in JSON. The first of its memories to expire does so at `until`."""
+    """What a `Recollection` says, each hit in JSON. The first of its memories to expire does so at `until`.
+
+    `heads` are their first points.
+    """
 
     hits: tuple[bytes, ...] = ()
     degraded: tuple[str, ...] = ()
@@ -30,6 +33,7 @@ class Told:
     mode: Mode | None = None
     weights: Mapping[str, Any] | None = None
     until: datetime | None = None
+    heads: tuple[PointId, ...] = ()
 
     def encode(self) -> bytes:
         """The `Recollection` as JSON, without fields that are `None`."""

@@ -8,12 +8,12 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """What each piece counts for; see `RecallWeights` for what they are. Version 4.
+    """What each piece counts for; see `RecallWeights` for what they are. Version 5.
 
     `verbatim` is what a memory gains that says the query word for word: more than all that others can gain.
     """
 
-    version: int = 4
+    version: int = 5
     verbatim: float = 3.0
     dense: float = 0.45
     fusion: Literal["min-max", "rrf"] = "min-max"
@@ -26,6 +26,8 @@ class Weights:
     importance: float = 0.0
     confidence: float = 0.0
     feedback: float = 0.3
+    access: float = 0.0
+    session: float = 0.0
     half_life_days: float = 30.0
     first_person: bool = True
     diversity: float = 0.0

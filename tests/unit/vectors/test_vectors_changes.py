@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from engram_contracts.errors import NotFound, Rejected
 from engram_contracts.facts import Fact, SparseVector
 from engram_runtime.service import Delivery, Outcome
-from engram_vectors.changes import Fold, dimension_of, memory_of
+from engram_vectors.changes import Fold, dimension_of, memories_of
 from engram_vectors.places import Places
 from engram_vectors.points import Entry, head_of
 from support.memories import (
@@ -42,7 +42,7 @@ async def nothing_there(tenant: str, session: str) -> int:
 
 def apply(index: ToyIndex, *batch: Delivery[Fact], model: str | None = MODEL) -> list[Outcome]:
     """One batch, as the follower applies it."""
-    heads = {head_of(each.tenant, memory_of(each.message)) for each in batch}
+    heads = {head_of(each.tenant, name) for each in batch for name in memories_of(each.message)}
     known = {head: index.payloads[head]["record"] for head in heads if head in index.payloads}
     entries = {head: Entry.model_validate_json(record) for head, record in known.items()}
     fold = Fold(entries, model=model, places=Places(nothing_there), now=NOW)

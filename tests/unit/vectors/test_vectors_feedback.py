@@ -46,7 +46,7 @@ def test_a_look_without_feedback_is_written_as_ever_and_one_with_it_is_read_back
 
     assert plain.count("\t") == 6
     assert read_look(plain).feedback == 0
-    assert read_look(look_of(memory(1, speaker="Ann", feedback=Feedback(wrong=1)), 3))[-2:] == ("ann", -0.8)
+    assert read_look(look_of(memory(1, speaker="Ann", feedback=Feedback(wrong=1)), 3))[-3:-1] == ("ann", -0.8)
 
 
 @pytest.mark.parametrize(("verdicts", "place"), [({"useful": 2}, 0), ({"not_useful": 1}, 2), ({"wrong": 1}, 2)])

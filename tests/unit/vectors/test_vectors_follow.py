@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from engram_contracts.errors import NotFound, Rejected, Unavailable
 from engram_contracts.events import Progress
-from engram_contracts.facts import Forgotten, Judged, Remembered, Revised
+from engram_contracts.facts import Accessed, Forgotten, Judged, Remembered, Revised
 from engram_contracts.ids import partition_of
 from engram_contracts.questions import CountIndexed
 from engram_contracts.topology import VECTORS_LOG
@@ -54,6 +54,7 @@ async def test_the_service_follows_its_partitions_answers_and_checks(tmp_path: P
             "revised": Revised,
             "forgotten": Forgotten,
             "judged": Judged,
+            "accessed": Accessed,
         }
         assert {"recall", "find", "count"} <= {kind.verb for kind in service.answers}
         assert check.ok
