@@ -16,6 +16,7 @@ from engram_contracts.topology import log_subject
 from engram_embedder.commands import Draft, Ingest, drafted
 from engram_embedder.embedding import Embedder, Searchable
 from engram_embedder.gate import Urgency
+from engram_embedder.lead import Lead
 from engram_embedder.pace import Pace
 from engram_runtime.bus import Bus, Entry
 from engram_runtime.service import Delivery, Outcome
@@ -35,6 +36,7 @@ class Handlers:
         self._embedder = embedder
         self._bus = bus
         self._pace = pace or Pace()
+        self._lead = Lead(bus)
         self._now = now
 
     async def embed_query(self, question: EmbedQuery) -> QueryVectors:
@@ -54,11 +56,13 @@ class Handlers:
         return await self._ingest(batch, Urgency.INTERACTIVE)
 
     async def ingest_bulk(self, batch: Sequence[Delivery[Command]]) -> list[Outcome]:
-        """As `ingest`, behind it, and in portions while another tenant is served."""
+        """As `ingest`, behind it, never far ahead of the index, and in portions while another tenant is served."""
         outcomes: list[Outcome] = []
         while left := batch[len(outcomes) :]:
             portion = left[: self._pace.portion([delivery.tenant for delivery in left])]
-            await self._pace.turn([delivery.tenant for delivery in portion])
+            tenants = [delivery.tenant for delivery in portion]
+            await self._pace.turn(tenants)
+            await self._lead.wait(tenants)
             outcomes += await self._ingest(portion, Urgency.BULK)
         return outcomes
 
