@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,25 @@ import pytest
 from support.servers import ROOT
 
 ENGRAM = str(Path(sys.executable).with_name("engram"))
-SECONDS = 60.0
-"""Generous: other tests may share the processors."""
+CPU_SECONDS = 60.0
+"""Of all its processes; how long that takes depends on who shares the processors."""
+
+
+def cpu_seconds() -> float:
+    """What ended children of this process, and theirs, have used so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     folder = tmp_path_factory.mktemp("demo")
     environ = {**os.environ, "COLUMNS": "120", "TMPDIR": str(folder), "ENGRAM_SERVE_PORT": "1"}
-    began = time.monotonic()
+    before = cpu_seconds()
     done = subprocess.run(
         [ENGRAM, "demo"], cwd=folder, env=environ, capture_output=True, text=True, timeout=180, check=False
     )
-    assert time.monotonic() - began < SECONDS, done.stdout
+    assert cpu_seconds() - before < CPU_SECONDS, done.stdout
     return done
 
 

@@ -21,7 +21,7 @@ from engram_contracts.errors import Conflict
 from engram_runtime.nats_bus import NatsBus, open_bus
 from support.system import System, embedded_system
 
-BACK_WITHIN = 3.0
+BACK_WITHIN = 20.0
 READY_WITHIN = 20.0
 """Generous: other tests may share the processors. What the machine does alone is measured in benchmarks/."""
 IDLE_MEGABYTES = 700

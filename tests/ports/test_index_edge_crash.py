@@ -15,7 +15,7 @@ from engram_vectors.ports import Candidates, Probe
 from support.memories import chunk, memory_id
 from support.vectors_writer import FACTS, MEMORIES, TENANT, follow
 
-KILLS = 6
+KILLS = 4
 
 
 def run_until_killed(folder: Path, chance: random.Random) -> None:

@@ -1,13 +1,11 @@
-"""A worker that follows one partition of the log and dies of one fact: `python -m support.log_worker URL FOLDER HOW`.
+"""A worker that follows one partition of the log and hangs at one fact: `python -m support.log_worker URL FILE NUMBER`.
 
-It appends the ids of what it applied to `applied`, which is its store and its position at once. HOW is `dies` or
-`hangs`.
+It appends the ids of what it applied to the file, which is its store and its position at once. It ends itself soon.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from engram_runtime.settings import Common, HostSettings, NatsSettings
 POISON = "poison"
 
 
-async def follow(url: str, store: Path, partition: int, how: str) -> None:
+async def follow(url: str, store: Path, partition: int) -> None:
     """Follow until killed."""
 
     async def position() -> int:
@@ -30,8 +28,6 @@ async def follow(url: str, store: Path, partition: int, how: str) -> None:
 
     async def handle(batch: Sequence[Delivery]) -> list[Outcome]:
         if any(each.message.memory_id == POISON for each in batch):
-            if how == "dies":
-                os._exit(9)
             await asyncio.Event().wait()
         with store.open("a") as out:
             out.writelines(f"{each.sequence} {each.message.memory_id}\n" for each in batch)
@@ -48,4 +44,4 @@ async def follow(url: str, store: Path, partition: int, how: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(follow(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
+    asyncio.run(follow(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

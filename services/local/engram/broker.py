@@ -10,8 +10,10 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from engram_contracts.errors import Rejected
+from engram_contracts.errors import Rejected, Unavailable
+from engram_contracts.topology import MiB
 from engram_runtime.credentials import ACCOUNT, Credentials, own_account
 from engram_runtime.settings import Durability
 
@@ -20,6 +22,7 @@ SYNC: dict[Durability, str] = {"power": "always", "second": "1s", "process": "2m
 
 USER = "engram"
 FAVOURITE_PORT = 4222
+LEAST_ROOM = 128 * MiB
 
 
 def binary() -> str:
@@ -57,6 +60,21 @@ def name(folder: Path) -> str:
     return f"engram-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
 
 
+def disk_size(folder: Path) -> int:
+    """Bytes of the disk that a folder is on: what is free of it changes, and the server would go by that."""
+    return shutil.disk_usage(folder).total
+
+
+def check_room(folder: Path, *, least: int = LEAST_ROOM) -> None:
+    """Raise `Unavailable` where a broker cannot begin, because the disk has not the least room in bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < least and not (folder / "jetstream").exists():
+        raise Unavailable(
+            f"{free // MiB} MiB are free in {str(folder)!r}, and {least // MiB} MiB are needed to begin; "
+            "make room, or choose another --data-dir"
+        )
+
+
 def answers(folder: Path, port: int) -> bool:
     """Whether the broker of this folder, and not another one, listens on the port."""
     try:
@@ -65,6 +83,12 @@ def answers(folder: Path, port: int) -> bool:
         return bool(json.loads(greeting.removeprefix(b"INFO "))["server_name"] == name(folder))
     except (OSError, ValueError, KeyError):
         return False
+
+
+def is_own(folder: Path, url: str) -> bool:
+    """Whether a broker's address is that of this folder's."""
+    parts = urlsplit(url)
+    return parts.hostname == "127.0.0.1" and parts.port is not None and answers(folder, parts.port)
 
 
 def configure(folder: Path, credentials: Credentials, *, port: int, durability: Durability) -> Path:
@@ -91,6 +115,7 @@ accounts {{
 jetstream {{
   store_dir: {_quoted(folder / "jetstream")}
   sync_interval: {SYNC[durability]}
+  max_file_store: {disk_size(folder)}
 }}
 """
     )

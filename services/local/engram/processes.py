@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -96,6 +97,15 @@ def redirect(log: Path) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+
+
+def last_words(log: Path) -> str:
+    """The event that a process logged last, or the line as it is where it was none."""
+    line = (log.read_text(errors="replace").splitlines() or ["nothing was said"])[-1]
+    try:
+        return str(json.loads(line)["event"])
+    except (ValueError, KeyError, TypeError):
+        return line.strip()
 
 
 def program(path: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Body:

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from engram import broker
 from engram.complaints import Complaints
-from engram.processes import Child, program
+from engram.processes import Child, last_words, program
 from engram.settings import Settings
 from engram.watchdog import Watchdog
 from engram_contracts.errors import Conflict, Rejected, Unavailable
@@ -124,6 +124,8 @@ class Supervisor:
         if self._settings.nats_is_external:
             return
         folder = self._data / "nats"
+        folder.mkdir(exist_ok=True)
+        broker.check_room(folder)
         for port in broker.ports(folder):
             config = broker.configure(folder, self._credentials, port=port, durability=self._settings.durability)
             child = Child(
@@ -167,7 +169,7 @@ class Supervisor:
         if not done:
             _end([child], time.monotonic() + 1.0)
         elif code := os.waitstatus_to_exitcode(status):
-            raise Unavailable(f"provisioning failed with {code}; see {child.log}")
+            raise Unavailable(f"provisioning failed with {code}: {last_words(child.log)}; see {child.log}")
 
     def _service(self, name: str) -> Callable[[], None]:
         service, _, role = name.partition("-")

@@ -53,7 +53,7 @@ FAILED = "Engram-Failed"
 RECONNECT_SECONDS = 1.5
 LOOK_SECONDS = 0.02
 ASK_AGAIN_SECONDS = 0.02
-MISSING_SECONDS = 3.0
+MISSING_SECONDS = 6.0
 """So long after a service was first missed it may be one that is started again; later, it is away."""
 
 

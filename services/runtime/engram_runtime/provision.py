@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 from nats.js import JetStreamContext
 from nats.js.api import (
@@ -33,6 +33,10 @@ FIXED = {"retention", "storage", "ack_policy", "deliver_policy", "durable_name",
 """Settings the server cannot change on what exists, or only by losing messages."""
 
 CONCURRENT = 16
+RESERVED = 0.5
+"""Of a disk, what streams with a bound may reserve together; the log and the stores have none, and need the rest."""
+
+D = TypeVar("D", Stream, Bucket)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +56,20 @@ async def provision(
     consumers: Sequence[Consumer] = CONSUMERS,
     buckets: Sequence[Bucket] = BUCKETS,
     mend: bool = True,
+    room: int | None = None,
 ) -> list[Drift]:
     """Create what is missing and mend what differs where that is safe; all that was done or found.
 
+    `room` is the size of the broker's disk in bytes, where that is known: what is reserved of it is then no more than
+    half, and bounds are smaller than declared where it takes that.
     Without `mend` nothing is touched. A repeat on an unchanged broker changes nothing and answers an empty list.
     """
     found: list[Drift] = []
+    share = share_of(room)
     for stream in streams:
-        found += await _stream(jetstream, stream, replicas, mend)
+        found += await _stream(jetstream, shrunk(stream, share), replicas, mend)
     for bucket in buckets:
-        found += await _bucket(jetstream, bucket, replicas, mend)
+        found += await _bucket(jetstream, shrunk(bucket, share), replicas, mend)
     gate = asyncio.Semaphore(CONCURRENT)
 
     async def one(consumer: Consumer) -> list[Drift]:
@@ -74,6 +82,19 @@ async def provision(
         level = logging.WARNING if drift.kind == "differs" else logging.INFO
         log.log(level, "provisioned", extra={"what": drift.name, "kind": drift.kind, "details": drift.details})
     return found
+
+
+def share_of(room: int | None) -> float:
+    """How much of the declared bounds fits on a disk of so many bytes; at most all of it."""
+    if room is None:
+        return 1.0
+    reserved = sum(each.max_bytes for each in (*STREAMS, *BUCKETS) if each.max_bytes > 0)
+    return min(room * RESERVED / reserved, 1.0)
+
+
+def shrunk(declared: D, share: float) -> D:
+    """A stream or bucket with this share of its bound."""
+    return replace(declared, max_bytes=int(declared.max_bytes * share)) if declared.max_bytes > 0 else declared
 
 
 async def missing(jetstream: JetStreamContext, consumers: Sequence[Consumer]) -> list[str]:

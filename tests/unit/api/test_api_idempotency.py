@@ -180,5 +180,5 @@ class Requests(RuleBasedStateMachine):
             assert view(self.record, asked, self.now) == Repeat(kept(body))
 
 
-Requests.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+Requests.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestRequests = Requests.TestCase

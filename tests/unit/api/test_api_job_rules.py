@@ -170,5 +170,5 @@ class JobRules(RuleBasedStateMachine):
             assert (told.dead is not None) == (told.state == "dead")
 
 
-JobRules.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+JobRules.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestJobRules = JobRules.TestCase

@@ -97,7 +97,7 @@ plain = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(plain, node, st.integers(1, 3))
 def test_a_neighbourhood_is_what_plain_walking_finds(story: Plain, start: int, hops: int) -> None:
     found = around(story.graph(), start, hops=hops, limit=1_000, at=NOW)
@@ -129,7 +129,7 @@ def test_edges_among_the_nodes_found_are_described_with_their_evidence(story: Pl
         assert edge is None or f"m{known}" in edge.evidence
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(plain, st.sets(node, min_size=1, max_size=3), st.integers(1, 3))
 def test_activation_is_what_plain_spreading_gives(story: Plain, seeds: set[int], steps: int) -> None:
     found = spread(story.graph(), sorted(seeds), steps=steps, limit=1_000, at=NOW)
@@ -144,7 +144,7 @@ def test_activation_is_what_plain_spreading_gives(story: Plain, seeds: set[int],
         assert all(frozenset(step) in linked for step in pairwise(path))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(plain, node, node, st.integers(1, 6))
 def test_a_shortest_path_is_found_where_there_is_one(story: Plain, source: int, target: int, most: int) -> None:
     graph = story.graph()

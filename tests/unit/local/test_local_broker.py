@@ -13,6 +13,7 @@ import nats
 import pytest
 
 from engram import broker
+from engram_contracts.errors import Unavailable
 from engram_runtime.credentials import Credentials
 from support.servers import free_port, wait_for_port
 
@@ -31,6 +32,15 @@ def test_the_broker_accepts_its_configuration_whatever_the_folder_is_called(tmp_
     checked = subprocess.run([broker.binary(), "-t", "-c", config], capture_output=True, text=True, check=False)
 
     assert checked.returncode == 0, checked.stderr
+
+
+def test_a_disk_without_room_is_told_of_before_anything_begins(tmp_path):
+    broker.check_room(tmp_path)
+
+    with pytest.raises(Unavailable, match=f"MiB are free in {str(tmp_path)!r}, .* needed to begin; make room"):
+        broker.check_room(tmp_path, least=2**62)
+    (tmp_path / "jetstream").mkdir()
+    broker.check_room(tmp_path, least=2**62)
 
 
 def test_password_and_configuration_are_for_the_owner_alone(tmp_path):
