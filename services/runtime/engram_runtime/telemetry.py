@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -73,7 +74,12 @@ class JsonLines(logging.Formatter):
 
 def waited(stage: str, since: datetime) -> None:
     """Note how long the first message of a batch waited; clocks of two machines may differ a little."""
-    WAITED.labels(stage).observe(max((datetime.now(UTC) - since).total_seconds(), 0.0))
+    _waited(stage).observe(max((datetime.now(UTC) - since).total_seconds(), 0.0))
+
+
+@lru_cache(maxsize=64)
+def _waited(stage: str) -> Histogram:
+    return WAITED.labels(stage)
 
 
 def log_to_stderr(service: str, level: str) -> None:

@@ -149,6 +149,8 @@ def traced(
     def wrap(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         @functools.wraps(function)
         async def call(*args: P.args, **named: P.kwargs) -> T:
+            if not _current.get():
+                return await function(*args, **named)
             with step(name, kind, attributes):
                 return await function(*args, **named)
 
