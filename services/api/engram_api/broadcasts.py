@@ -24,8 +24,10 @@ from engram_runtime.bus import Bus, Stored
 
 log = logging.getLogger(__name__)
 
-LINGER_SECONDS = 0.025
-"""Batches of events are at least so far apart: listeners are written to less often when much happens."""
+LINGER_SECONDS, EACH_SECONDS = 0.025, 0.000_2
+"""Batches of events are at least so far apart, and so much more for each who listens: writing to all of them takes the
+same share of the door's time however many they are. What happens alone is told at once.
+"""
 TURN = 64
 """So many listeners are written to before others get their turn."""
 CHUNK_BYTES = 32 * 1024
@@ -135,7 +137,7 @@ class Broadcast:
                 async with self._bus.tail(LOG, self._pattern, after=self.position) as batches:
                     async for batch in batches:
                         await self._hand_on(batch)
-                        await asyncio.sleep(LINGER_SECONDS)
+                        await asyncio.sleep(LINGER_SECONDS + EACH_SECONDS * self.users)
             except Exception as error:
                 log.warning("events interrupted", exc_info=error, extra={"error": repr(error)})
                 await asyncio.sleep(AGAIN_SECONDS)

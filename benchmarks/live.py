@@ -1,0 +1,191 @@
+"""What listeners cost producers: remember with and without 500 open connections on the same door, in turn.
+
+`python -m benchmarks.live` (about a minute and a half). Half of the listeners are WebSockets, half event streams; one
+in ten never reads. Figures go to standard output as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from support.system import System, embedded_system
+
+LISTENERS, DEAF = 500, 50
+PER_SECOND = 20.0
+WINDOW = 12.0
+WINDOWS = 4
+CONTENT = "The kiln was opened and every bowl had come out green. " * 20
+
+
+class Listener(asyncio.Protocol):
+    """A client that counts what it gets; a `deaf` one stops reading once it is in."""
+
+    def __init__(self, kind: str, key: str, *, deaf: bool, counts: Counter[str]) -> None:
+        self.kind, self.deaf, self.counts = kind, deaf, counts
+        self._key = key
+        self._begun = False
+        self._tail = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        path = "/v1/ws" if self.kind == "ws" else "/v1/events"
+        upgrade = (
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n"
+        )
+        head = f"GET {path} HTTP/1.1\r\nHost: door\r\nAuthorization: Bearer {self._key}\r\n"
+        transport.write((head + (upgrade if self.kind == "ws" else "") + "\r\n").encode())
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        if not self._begun:
+            self._begin(data)
+        seen = self._tail + data
+        self.counts["events"] += seen.count(b'"remembered","at"')
+        self._tail = seen[-16:]
+        if self.kind == "ws" and b"\x89\x00" in data:
+            self._transport.write(b"\x8a\x80\0\0\0\0")
+
+    def _begin(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._begun = True
+        self.counts["open" if data.startswith((b"HTTP/1.1 200", b"HTTP/1.1 101")) else "refused"] += 1
+        if self.kind == "ws":
+            said = b'{"type":"subscribe","id":"s"}'
+            self._transport.write(b"\x81" + bytes([0x80 | len(said)]) + b"\0\0\0\0" + said)
+        if self.deaf:
+            asyncio.get_running_loop().call_later(0.5, self._transport.pause_reading)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.counts["lost deaf" if self.deaf else "lost"] += 1
+
+
+def listen(port: int, key: str, pipe: Connection) -> None:
+    """A process of listeners: told `open`, `close` or `count`."""
+    asyncio.run(_listen(port, key, pipe))
+
+
+async def _listen(port: int, key: str, pipe: Connection) -> None:
+    loop = asyncio.get_running_loop()
+    counts: Counter[str] = Counter()
+    transports: list[asyncio.BaseTransport] = []
+    while (told := await loop.run_in_executor(None, pipe.recv)) != "end":
+        if told == "open":
+            for number in range(LISTENERS):
+                kind, deaf = ("ws", "sse")[number % 2], number < DEAF
+                made = await loop.create_connection(
+                    lambda kind=kind, deaf=deaf: Listener(kind, key, deaf=deaf, counts=counts), "127.0.0.1", port
+                )
+                transports.append(made[0])
+            while counts["open"] + counts["refused"] < len(transports):
+                await asyncio.sleep(0.05)
+        if told == "close":
+            for transport in transports:
+                transport.abort()  # type: ignore[attr-defined]  # each is a socket's
+            transports.clear()
+            await asyncio.sleep(1.5)
+            pipe.send(dict(counts))
+            counts.clear()
+            continue
+        pipe.send(dict(counts))
+
+
+async def produce(session: aiohttp.ClientSession, system: System, seconds: float) -> list[float]:
+    """Remember so many times a second; how long each took, in milliseconds."""
+    took: list[float] = []
+    end = time.monotonic() + seconds
+    while (now := time.monotonic()) < end:
+        async with session.post(f"{system.url}/v1/memories", json={"content": CONTENT}) as answer:
+            assert answer.status == 202
+            await answer.read()
+        took.append((time.monotonic() - now) * 1_000)
+        await asyncio.sleep(max(1 / PER_SECOND - (time.monotonic() - now), 0))
+    return took
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def share(values: list[float], part: float) -> float:
+    """The value that so many of all lie below."""
+    return round(sorted(values)[int(len(values) * part)], 2)
+
+
+async def measure(system: System, pipe: Connection) -> dict[str, Any]:
+    """Windows with and without listeners, in turn."""
+    took: dict[str, list[float]] = {"without": [], "with": []}
+    cpu: dict[str, float] = {"without": 0.0, "with": 0.0}
+    told: list[dict[str, int]] = []
+    door = system.pids["api"]
+    memory = [resident(door)]
+    loop = asyncio.get_running_loop()
+    async with aiohttp.ClientSession(headers=system.headers) as session:
+        await produce(session, system, 2.0)
+        for number in range(2 * WINDOWS):
+            kind = ("without", "with")[number % 2]
+            if kind == "with":
+                pipe.send("open")
+                await loop.run_in_executor(None, pipe.recv)
+            before = cpu_seconds(door)
+            took[kind] += await produce(session, system, WINDOW)
+            cpu[kind] += cpu_seconds(door) - before
+            memory.append(resident(door))
+            if kind == "with":
+                pipe.send("close")
+                told.append(await loop.run_in_executor(None, pipe.recv))
+        async with session.get(f"{system.url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+    return {
+        "remember_p50_ms": {kind: share(values, 0.5) for kind, values in took.items()},
+        "remember_p95_ms": {kind: share(values, 0.95) for kind, values in took.items()},
+        "requests": {kind: len(values) for kind, values in took.items()},
+        "door_cpu_share": {kind: round(value / (WINDOW * WINDOWS), 3) for kind, value in cpu.items()},
+        "door_rss_mib": [round(value / 2**20) for value in memory],
+        "listeners": told,
+        "closed": [line for line in lines if line.startswith("engram_live_closed_total{")],
+        "load_average": os.getloadavg(),
+    }
+
+
+def main() -> None:
+    """Measure, and print."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        embedded_system(Path(folder), environ={"ENGRAM_SERVE_SLOW_SECONDS": "3"}) as system,
+    ):
+        ours, theirs = multiprocessing.Pipe()
+        port = int(system.url.rsplit(":", 1)[1])
+        process = multiprocessing.Process(target=listen, args=(port, system.admin_key, theirs))
+        process.start()
+        print(json.dumps(asyncio.run(measure(system, ours)), indent=1))
+        ours.send("end")
+        process.join()
+
+
+if __name__ == "__main__":
+    main()
