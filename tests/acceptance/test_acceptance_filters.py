@@ -27,8 +27,8 @@ SENT = (
     "content", "user_id", "agent_id", "session_id", "speaker", "kind", "tags", "metadata", "occurred_at",
 )  # fmt: skip
 WORDS = (
-    "who", "what", "went", "saw", "river", "lantern", "Oslo", "Ben", "boat", "the", "of", "and", "1999", "привет", "東京",
-    "café", "🎉",
+    "who", "what", "went", "saw", "river", "lantern", "Oslo", "Ben", "boat", "the", "of", "and", "1999", "привет",
+    "東京", "café", "🎉",
 )  # fmt: skip
 
 
