@@ -23,44 +23,19 @@ from engram_contracts.errors import EngramError, QuotaExceeded
 from engram_contracts.questions import GetStanding, Standing
 from engram_contracts.topology import DEAD, dead_pattern
 from engram_runtime.bus import Bus
+from engram_runtime.gauges import Gauge
 
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 2.0
 STALE_SECONDS = 30.0
 ASK_SECONDS = 1.0
-QUIET_SECONDS = 6.0
-"""So long after the last of it was accepted, everything has come to the ledger, or never will."""
 KNOWN = 10_000
 DAILY = frozenset({"calls", "think_tokens"})
 MAKING = frozenset({"memories:write", "graph:write", "think"})
 """Permissions of operations that may end as a dead letter."""
 FREE = frozenset({"usage:read", "dead:read", "dead:write", "audit:read", "data:erase", "data:export"})
 """Permissions of operations that are served beyond any quota: those that tell of it, or make room."""
-
-
-@dataclass(slots=True)
-class Gauge:
-    """How much there is of one metric: what was last told, and what was accepted here meanwhile."""
-
-    told: int = 0
-    added: int = 0
-    added_at: float = float("-inf")
-
-    def tell(self, amount: int, now: float) -> None:
-        """Take what the ledger says; what was accepted lately may not have come to it yet."""
-        if now - self.added_at > QUIET_SECONDS or amount > self.told + self.added:
-            self.told, self.added = amount, 0
-
-    def add(self, amount: int, now: float) -> None:
-        """Count what is accepted."""
-        self.added += amount
-        self.added_at = now
-
-    @property
-    def now(self) -> int:
-        """How much there is."""
-        return max(self.told + self.added, 0)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
@@ -14,8 +15,12 @@ from engram_contracts.events import Thinking
 from engram_contracts.facts import Thought
 from engram_contracts.questions import ContextSource, FindJob, PackContext, PackedContext, Recall, Recollection
 from engram_contracts.topology import LOG, log_subject
+from engram_reasoner.budget import SPENT, Budget
 from engram_reasoner.context import Source, happened, pack, text_of
-from engram_reasoner.ports import Answer, Inquiry, Thinker
+from engram_reasoner.ports import Answer, Inquiry, Relay, Thinker
+from engram_reasoner.prompt import prompt_tokens
+from engram_reasoner.slots import Slots
+from engram_reasoner.thinker_extractive import ExtractiveThinker
 from engram_reasoner.voice import Voice
 from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.service import Delivery, Outcome
@@ -27,22 +32,31 @@ RECORD_SECONDS = 0.5
 
 
 class Handlers:
-    """Answers questions: recall, pack, think, append. `slots` bounds how many thinkers are busy at once."""
+    """Answers questions: recall, pack, think, append. `slots` bounds how many thinkers are busy at once.
+
+    `budget` sets aside what a call of a model may cost, with up to `most_said` tokens of an answer; where a tenant's
+    plan does not leave so many, the answer is taken from the memories alone.
+    """
 
     def __init__(
         self,
         bus: Bus,
         thinker: Thinker,
-        slots: asyncio.Semaphore,
+        slots: Slots,
         *,
         context_tokens: int,
         now: Callable[[], datetime],
+        budget: Budget | None = None,
+        most_said: int = 0,
     ) -> None:
         self._bus = bus
         self._thinker = thinker
         self._context_tokens = context_tokens
         self._slots = slots
         self._now = now
+        self._budget = budget
+        self._most_said = most_said
+        self._without_model = ExtractiveThinker()
 
     async def think(self, deliveries: Sequence[Delivery[Command]]) -> Sequence[Outcome]:
         """Answer questions, each on its own. A repeat gives the first answer again, once the record holds it."""
@@ -95,10 +109,22 @@ class Handlers:
             model=command.model,
         )
         voice = Voice(self._bus, delivery.tenant, command.id)
-        async with self._slots:
-            answer = await self._thinker.answer(inquiry, voice.say)
+        async with self._slots.of(delivery.tenant):
+            answer = await self._answer(delivery.tenant, inquiry, voice.say)
         await voice.end()
         return await self._append(delivery, self._thought(command, recollection, answer))
+
+    async def _answer(self, tenant: str, inquiry: Inquiry, relay: Relay) -> Answer:
+        if self._budget is None or not inquiry.context.sources:
+            return await self._thinker.answer(inquiry, relay)
+        cost = prompt_tokens(inquiry) + self._most_said
+        async with self._budget.reserve(tenant, cost) as reservation:
+            if not reservation.granted:
+                answer = await self._without_model.answer(inquiry, relay)
+                return replace(answer, degraded=(*answer.degraded, SPENT))
+            answer = await self._thinker.answer(inquiry, relay)
+            reservation.use = answer.use
+            return answer
 
     def _thought(self, command: Think, recollection: Recollection, answer: Answer) -> Thought:
         return Thought(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +15,11 @@ from engram_contracts.errors import EngramError, Internal
 from engram_contracts.facts import Linked, ModelUse, Remembered
 from engram_contracts.ids import derived_id
 from engram_contracts.topology import log_subject
+from engram_reasoner.budget import Budget, Reservation
+from engram_reasoner.context import estimate
 from engram_reasoner.extraction import Relations, conversation, relations
 from engram_reasoner.ports import ChatModel
+from engram_reasoner.slots import Slots
 from engram_runtime.breaker import is_away
 from engram_runtime.bus import Appended, Bus, Entry, KeyValue
 from engram_runtime.service import Delivery, Outcome
@@ -31,8 +35,18 @@ class Linker:
     """Asks a model about each remembered memory. The position is kept in a bucket, so one process at a time links."""
 
     def __init__(
-        self, bus: Bus, chat: ChatModel, positions: KeyValue, slots: asyncio.Semaphore, now: Callable[[], datetime]
+        self,
+        bus: Bus,
+        chat: ChatModel,
+        positions: KeyValue,
+        slots: Slots,
+        now: Callable[[], datetime],
+        *,
+        budget: Budget | None = None,
+        most_said: int = 0,
     ) -> None:
+        self._budget = budget
+        self._most_said = most_said
         self._bus = bus
         self._chat = chat
         self._positions = positions
@@ -71,17 +85,29 @@ class Linker:
         return outcomes
 
     async def _outcome(self, delivery: Delivery[Remembered]) -> Outcome:
-        fact = delivery.message
         if delivery.sequence in self._linked:
             return None
         try:
-            async with self._slots:
-                found, use = await self._find(fact)
-            await self._append(delivery, found, use)
+            await self._link(delivery)
         except EngramError as error:
             return error
         self._linked.add(delivery.sequence)
         return None
+
+    async def _link(self, delivery: Delivery[Remembered]) -> None:
+        """Ask the model and append what it finds; nothing where the tenant's plan leaves no tokens for it."""
+        fact = delivery.message
+        async with self._slots.of(delivery.tenant), self._reserve(delivery.tenant, fact) as reservation:
+            if not reservation.granted:
+                return
+            found, reservation.use = await self._find(fact)
+        await self._append(delivery, found, reservation.use)
+
+    def _reserve(self, tenant: str, fact: Remembered) -> AbstractAsyncContextManager[Reservation]:
+        if self._budget is None:
+            return nullcontext(Reservation(True))
+        cost = sum(estimate(message.content) for message in conversation(fact.memory)) + self._most_said
+        return self._budget.reserve(tenant, cost)
 
     async def _find(self, fact: Remembered) -> tuple[Relations, ModelUse]:
         """What the model finds, and what all tries cost. Asked again, it may do better."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engram_reasoner.context import Source, happened
+from engram_reasoner.context import Source, estimate, happened
 from engram_reasoner.ports import ChatMessage, Inquiry
 
 TASK = """\
@@ -27,6 +27,11 @@ def conversation(inquiry: Inquiry) -> list[ChatMessage]:
         f"Today is {inquiry.asked_at.date().isoformat()}.\nQUESTION: {inquiry.question}"
     )
     return [ChatMessage(role="system", content=TASK), ChatMessage(role="user", content=asked)]
+
+
+def prompt_tokens(inquiry: Inquiry) -> int:
+    """About how many tokens an inquiry's prompt has."""
+    return sum(estimate(message.content) for message in conversation(inquiry))
 
 
 def as_data(source: Source) -> str:

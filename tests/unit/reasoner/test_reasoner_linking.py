@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from engram_contracts.topology import SETTINGS, log_subject
 from engram_reasoner.chat_openai import open_chat
 from engram_reasoner.linking import Linker
 from engram_reasoner.settings import LlmSettings
+from engram_reasoner.slots import Slots
 from engram_runtime.service import Outcome
 from support.fake_model import FakeModel, Reply, fake_model
 from support.metering_story import BEGIN, Step, remembered
@@ -43,7 +43,7 @@ class Linking:
             return await self.linker(chat).remembered(facts(*commands))
 
     def linker(self, chat: Any) -> Linker:
-        return Linker(self.bus, chat, self.bus.bucket(SETTINGS), asyncio.Semaphore(4), lambda: BEGIN)
+        return Linker(self.bus, chat, self.bus.bucket(SETTINGS), Slots(4), lambda: BEGIN)
 
     async def position(self) -> int:
         return await self.linker(None).position()
@@ -130,7 +130,7 @@ async def test_while_the_model_is_away_nothing_moves_and_what_is_done_is_not_ask
     link.model.then(OSLO, Reply(status=429, retry_after="0.01"))
 
     async with open_chat(LlmSettings(base_url=link.model.base_url, model="fake")) as chat:
-        linker = Linker(link.bus, chat, link.bus.bucket(SETTINGS), asyncio.Semaphore(1), lambda: BEGIN)
+        linker = Linker(link.bus, chat, link.bus.bucket(SETTINGS), Slots(1), lambda: BEGIN)
         with pytest.raises(Overloaded):
             await linker.remembered(facts(1, 2))
         stood = await linker.position()

@@ -19,6 +19,7 @@ from engram_contracts.questions import FindJob, Found, JobRecord, Recall, Recoll
 from engram_contracts.topology import log_subject
 from engram_reasoner.handlers import Handlers
 from engram_reasoner.ports import Answer, Inquiry, Relay, Thinker, unheard
+from engram_reasoner.slots import Slots
 from engram_reasoner.thinker_extractive import ExtractiveThinker
 from engram_runtime.bus import Entry
 from engram_runtime.service import Delivery, Outcome
@@ -77,7 +78,7 @@ def delivered(think: Think, tenant: str = "acme") -> Delivery[Any]:
 async def think(
     on: RecordingBus, thinker: Thinker, *commands: Think, slots: int = 8, budget: int = 4_000
 ) -> Sequence[Outcome]:
-    handlers = Handlers(on, thinker, asyncio.Semaphore(slots), context_tokens=budget, now=lambda: NOW)
+    handlers = Handlers(on, thinker, Slots(slots), context_tokens=budget, now=lambda: NOW)
     return await handlers.think([delivered(think) for think in commands])
 
 
