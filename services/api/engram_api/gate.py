@@ -160,7 +160,7 @@ class Gate:
 
     def _named_tenant(self, headers: MultiMapping[str]) -> str | None:
         """The tenant that the header or the host names, or `None`. Raises `Rejected` where they differ."""
-        by_header, by_host = _in_header(headers, system=not self._enabled), self._in_host(headers)
+        by_header, by_host = _in_header(headers), self._in_host(headers)
         if by_header is not None and by_host is not None and by_header != by_host:
             raise Rejected(f"the host and {TENANT_HEADER} name different tenants", field=TENANT_HEADER)
         return by_header or by_host
@@ -197,11 +197,11 @@ def _credential(headers: MultiMapping[str]) -> str:
     return text.strip()
 
 
-def _in_header(headers: MultiMapping[str], *, system: bool) -> str | None:
+def _in_header(headers: MultiMapping[str]) -> str | None:
     names = headers.getall(TENANT_HEADER, [])
     if not names:
         return None
-    if system and names == [SYSTEM]:
+    if names == [SYSTEM]:
         return SYSTEM
     if len(names) > 1 or not _TENANT.fullmatch(names[0]):
         raise Rejected(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from engram import audit, auditing, contracts, dead, erasing, looking, nats_creds
+from engram.administering import keys, plans, tenants
 from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, output, teller
 
 T = TypeVar("T")
@@ -25,8 +26,11 @@ app.add_typer(graph, name="graph")
 app.add_typer(usage_app, name="usage")
 app.add_typer(dead.app, name="dead")
 app.add_typer(nats_creds.app, name="nats-creds")
-app.add_typer(erasing.app, name="tenants")
 app.add_typer(audit.app, name="audit")
+tenants.add_typer(erasing.app)
+app.add_typer(tenants, name="tenants")
+app.add_typer(keys, name="keys")
+app.add_typer(plans, name="plans")
 app.add_typer(contracts.app, name="contracts")
 app.add_typer(auditing.rebuild, name="rebuild")
 app.command("verify")(auditing.verify)

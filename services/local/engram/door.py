@@ -20,24 +20,28 @@ SECONDS = 120.0
 class Door:
     """A connection to Engram's door. Calls raise the error family, as the door answers it."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, *, tenant: str | None = None) -> None:
         self.url = url.rstrip("/")
         self._key = key.strip() if key else None
+        self._tenant = tenant
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
-    def find(cls, *, url: str | None, key: str | None, data_dir: Path, owner: bool = False) -> Door:
+    def find(cls, *, url: str | None, key: str | None, data_dir: Path, tenant: str | None = None) -> Door:
         """The door that was named, else the one that runs on this data directory, with the key that lies there.
 
-        `owner` takes the key that speaks for the installation.
+        With a `tenant` (or `_system`) it speaks for that one; the key that lies there is then the installation's.
         """
-        lies = _read(data_dir / ("system.key" if owner else "admin.key"))
-        return cls(url or running(data_dir).get("url") or "http://127.0.0.1:8765", key or lies)
+        file = data_dir / ("admin.key" if tenant is None else "system.key")
+        at = url or running(data_dir).get("url") or "http://127.0.0.1:8765"
+        return cls(at, key or _read(file), tenant=tenant)
 
     async def __aenter__(self) -> Self:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
+        if self._tenant:
+            headers["X-Engram-Tenant"] = self._tenant
         self._session = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=SECONDS))
         return self
 

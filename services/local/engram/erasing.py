@@ -97,7 +97,7 @@ async def _export(data_dir: Path, tenant: str, user: str | None, out: Path) -> i
 async def _erase(where: Any, tenant: str, user: str | None, tell: Any) -> dict[str, Any]:
     from engram.door import Door  # noqa: PLC0415 (aiohttp takes longer to import than help to print)
 
-    async with Door.find(url=where.url, key=where.key, data_dir=where.data_dir, owner=True) as door:
+    async with Door.find(url=where.url, key=where.key, data_dir=where.data_dir, tenant="_system") as door:
         if user is None:
             status = await _deleted(door, tenant, tell)
         else:
