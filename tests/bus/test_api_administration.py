@@ -48,7 +48,7 @@ async def until(door: DoorUnderTest, key: str, status: int, path: str = "/v1/mem
 
 async def a_tenant(door: DoorUnderTest, owner: str, **more: Any) -> str:
     name = f"t{new_id()[-12:]}"
-    made = await door.call("POST", "/v1/tenants", {"name": name, **more}, key=owner)
+    made = await door.call("POST", "/v1/tenants", {"name": name, "plan": "unlimited", **more}, key=owner)
     assert made.status == 201
     return name
 
@@ -60,7 +60,7 @@ async def a_key(door: DoorUnderTest, owner: str, tenant: str, **fields: Any) -> 
 
 
 async def test_a_tenant_is_created_suspended_resumed_and_shown_with_its_limits(door: DoorUnderTest, owner: str) -> None:
-    name = await a_tenant(door, owner, overrides={"quotas": {"memories": 5}})
+    name = await a_tenant(door, owner, plan="standard", overrides={"quotas": {"memories": 5}})
     key = (await a_key(door, owner, name)).data["key"]
     path = f"/v1/tenants/{name}"
 
