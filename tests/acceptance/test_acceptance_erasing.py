@@ -50,7 +50,8 @@ def door(system: System, key: str) -> Door:
 
 async def fill(door: Door, word: str, user: str, *, memories: int = 12) -> list[str]:
     """Memories of a user that were written, changed, judged, asked about and forgotten."""
-    said = [{"content": f"Note {n}: {word} stands in room {n}.", "user_id": user} for n in range(memories)]
+    shared = {"user_id": user, "speaker": "Mara"}
+    said = [{"content": f"Note {n}: the {word} stands in Ghent, room {n}.", **shared} for n in range(memories)]
     made = await door.call("POST", "/v1/memories", {"memories": said}, wait="done")
     ids = [each["id"] for each in made["data"]["memories"]]
     await door.call("PATCH", f"/v1/memories/{ids[0]}", {"content": f"The {word} moved."}, wait="done")
