@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import nats
 import pytest
 from nats.errors import Error as NatsError
@@ -25,6 +26,7 @@ from engram_contracts.ids import derived_id
 from engram_contracts.memory import MemoryFields
 from engram_contracts.topology import (
     CONSUMERS,
+    DEAD,
     LANES,
     LOG,
     STREAMS,
@@ -39,6 +41,13 @@ from support.system import System, embedded_system
 from support.waiting import holds
 
 FOREIGN = "rival"
+CANARY = "nightingale-in-the-larder"
+SECRETS = {
+    "ENGRAM_METRICS_TOKEN": "canary-metrics-token-5f1e", "ENGRAM_LLM_API_KEY": "canary-model-key-77ab",
+    "ENGRAM_LLM_BASE_URL": "http://127.0.0.1:9", "ENGRAM_LLM_MODEL": "away", "ENGRAM_LOG_LEVEL": "debug",
+}  # fmt: skip
+SECRET_NAMES = ("ENGRAM_METRICS_TOKEN", "ENGRAM_LLM_API_KEY")
+"""With a model that is away; the words of all that must stay secret are looked for at the end."""
 API = (
     "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST",
     *(f"$JS.API.STREAM.{verb}.{stream.name}" for stream in STREAMS for verb in ("INFO", "MSG.GET", "PURGE", "DELETE")),
@@ -62,7 +71,7 @@ TARGETS = (
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with embedded_system(tmp_path_factory.mktemp("straight")) as running:
+    with embedded_system(tmp_path_factory.mktemp("straight"), environ=SECRETS) as running:
         asyncio.run(running.new_key(FOREIGN, "admin"))
         yield running
 
@@ -250,6 +259,59 @@ def test_what_is_kept_of_credentials_is_for_the_owner_alone(system, credentials,
 async def test_credentials_of_nobody_are_not_issued(system):
     with pytest.raises(NotFound, match="no tenant 'nobody'"):
         await admitting.issue(system.data_dir, "nobody", "writer", "")
+
+
+async def test_no_secret_and_no_text_is_in_logs_metrics_or_headers_of_dead_letters(system, credentials):
+    key = await system.new_key("default", "admin")
+    async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
+        await _misbehave(session, system, key)
+        async with connected(credentials) as (connection, _):
+            with pytest.raises(APIError):
+                await connection.jetstream().publish(work_subject("default", "remember"), CANARY.encode())
+        await _bury(system)
+        bearer = {"Authorization": f"Bearer {SECRETS['ENGRAM_METRICS_TOKEN']}"}
+        async with session.get(f"{system.url}/metrics", headers=bearer) as answer:
+            metrics = await answer.text()
+    told = {file.name: file.read_text(errors="replace") for file in (system.data_dir / "logs").glob("*")}
+    told |= {"serve": (system.data_dir.parent / "serve.log").read_text(), "metrics": metrics}
+    told["dead letters"] = await _headers_of_the_dead(system)
+
+    secrets = [key, key.rpartition("_")[2], CANARY, credentials["password"], *map(SECRETS.get, SECRET_NAMES)]
+    assert [(where, secret) for where, text in told.items() for secret in secrets if secret and secret in text] == []
+    assert "Engram-Dead-Reason" in told["dead letters"]
+    assert "engram_requests_total" in metrics
+
+
+async def _misbehave(session: aiohttp.ClientSession, system: System, key: str) -> None:
+    """Requests that fail in many ways, with what must stay secret in every part of them."""
+    good, bad = {"Authorization": f"Bearer {key}"}, {"Authorization": f"Bearer {key[:-1]}x"}
+    said = json.dumps({"content": CANARY})
+    for headers in (good, bad, {"X-API-Key": key}, {**good, "X-API-Key": key}, {"Authorization": f"Basic {key}"}):
+        for body in (said, said[:-1], said.replace("content", CANARY), f'{{"content":"{CANARY}","kind":"{CANARY} "}}'):
+            await session.post(f"{system.url}/v1/memories", data=body, headers=headers)
+    for path in (f"/v1/{CANARY}", f"/v1/memories/{CANARY}", f"/v1/memories?user_id={CANARY}&key={key}", f"/{key}"):
+        await session.get(system.url + path, headers=good)
+    await session.post(f"{system.url}/v1/recall", json={"query": CANARY, "filters": {"after": CANARY}}, headers=good)
+    asked = {"question": CANARY, "deadline_ms": 1_500}
+    await session.post(f"{system.url}/v1/think", json=asked, headers=good)
+
+
+async def _bury(system: System) -> None:
+    """Commands that no worker can take, past the door."""
+    async with open_bus(system.nats, name="test") as bus:
+        for body in (CANARY.encode(), remember(CANARY, "dead").encode().replace(b'"memory_id"', CANARY.encode())):
+            await bus.jetstream.publish(work_subject("default", "remember"), body)
+        dead = bus.archive(DEAD)
+        assert await holds(lambda: _at_least(dead, 2))
+
+
+async def _at_least(archive: Any, number: int) -> bool:
+    return (await archive.extent()).messages >= number
+
+
+async def _headers_of_the_dead(system: System) -> str:
+    async with open_bus(system.nats, name="test") as bus:
+        return str([dict(stored.headers) for stored in await bus.archive(DEAD).read(1, pattern=">", limit=500)])
 
 
 @contextlib.asynccontextmanager

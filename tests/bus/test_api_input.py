@@ -14,6 +14,7 @@ from engram_contracts.topology import WORK
 from support.door import DoorUnderTest, open_door
 from support.servers import nats_server
 
+QUICKLY = {"body_seconds": 0.3, "head_seconds": 0.4, "idle_seconds": 0.4}
 SOME_ID = "01a1fe26-baa2-7803-9a9f-123dc58afb1b"
 
 
@@ -21,7 +22,9 @@ SOME_ID = "01a1fe26-baa2-7803-9a9f-123dc58afb1b"
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DoorUnderTest]:
     folder: Path = tmp_path_factory.mktemp("door")
     with nats_server(folder / "nats") as server:
-        async with open_door(server, folder / "data", serve={"body_seconds": 0.3, "idle_seconds": 0.4}) as door:
+        async with open_door(
+            server, folder / "data", serve={"body_seconds": 0.3, "head_seconds": 0.4, "idle_seconds": 0.4}
+        ) as door:
             yield door
 
 

@@ -39,6 +39,7 @@ from engram_api.incoming import (
 from engram_api.limiting import Limiter
 from engram_api.lines import Line, Lines
 from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS, SECONDS, UNMATCHED
+from engram_api.protecting import ALWAYS, protect
 from engram_api.refusals import Refusals
 from engram_api.repeats import Repeats
 from engram_api.routes import CALL, OPERATIONS, Operation, check
@@ -52,12 +53,6 @@ from engram_runtime.context import correlation
 
 log = logging.getLogger(__name__)
 
-ALWAYS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Server": "engram",
-}
 LARGE = 16 * 1024
 """Bytes of a body that are more than one memory has, and so many that reading what is refused would cost others."""
 READINESS = "/health/ready"
@@ -161,6 +156,7 @@ class Door:
         application = web.Application(middlewares=[_enveloped])
         for operation in OPERATIONS:
             application.router.add_route(operation.method, operation.path, self._route(operation))
+        protect(application, self._settings)
         return application
 
     def _route(self, operation: Operation) -> Handler:

@@ -87,7 +87,9 @@ async def read_body(request: Request, place: Place, *, limit: int, seconds: floa
         raw = await _collect(content, limit, seconds)
     if len(raw) > limit:
         raise too_large(limit)
-    return inflate(raw, encoding, limit)
+    if encoding in PLAIN:
+        return raw
+    return await asyncio.to_thread(inflate, raw, encoding, limit)  # so many at once would hold everybody up
 
 
 async def _collect(content: StreamReader, limit: int, seconds: float) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from engram_api.connections import Runner
+from engram_api.protecting import encryption
 from engram_api.settings import ServeSettings
 from engram_contracts.errors import Rejected
 
@@ -51,6 +52,7 @@ async def listening(app: web.Application, settings: ServeSettings) -> AsyncItera
         access_log=None,
         logger=_silent(),
         auto_decompress=False,
+        head_seconds=settings.head_seconds,
         keepalive_timeout=settings.idle_seconds,
         lingering_time=LINGER_SECONDS,
         shutdown_timeout=settings.drain_seconds,
@@ -82,11 +84,14 @@ async def _farewell(runner: web.AppRunner) -> None:
 
 
 def _site(runner: web.AppRunner, settings: ServeSettings) -> web.BaseSite:
+    secured = encryption(settings)
     if settings.socket is not None:
         given = socket.socket(fileno=settings.socket)
         given.setblocking(False)
-        return web.SockSite(runner, given)
-    return web.TCPSite(runner, settings.host, settings.port, reuse_port=settings.reuse_port or None)
+        return web.SockSite(runner, given, ssl_context=secured)
+    return web.TCPSite(
+        runner, settings.host, settings.port, ssl_context=secured, reuse_port=settings.reuse_port or None
+    )
 
 
 def _silent() -> logging.Logger:

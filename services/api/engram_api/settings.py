@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 from engram_contracts.topology import MiB
 from engram_runtime.settings import Common, Section
@@ -12,12 +13,19 @@ from engram_runtime.settings import Common, Section
 SECRET_BYTES = 32
 
 
+def _parted(said: object) -> object:
+    """Several values in one variable, parted by commas."""
+    return [part.strip() for part in said.split(",") if part.strip()] if isinstance(said, str) else said
+
+
 class ServeSettings(Section):
     """Where the door listens and what it bears. Sizes are bytes, durations seconds.
 
     `reuse_port` lets several doors share one port; `socket` is the number of an open one that listens already.
-    `idle_seconds` bounds a connection that sends no whole request head, `body_seconds` one that does not finish its
-    body. `waiting` bounds the messages that wait for the broker's acknowledgement, which must come within
+    `head_seconds` bounds a new connection that sends no whole request head, `idle_seconds` one that had an answer,
+    `body_seconds` one that does not finish its body. Pages of other origins may read answers only where `cors_origins`
+    names them (`https://app.example.com`). With `tls_certificate` and `tls_key` (PEM files) the door speaks TLS alone.
+    `waiting` bounds the messages that wait for the broker's acknowledgement, which must come within
     `broker_seconds`. `requests` and `body_bytes` bound what is in hand at once, `tenant_requests` what of it is one
     tenant's, `tenant_bytes` what one tenant has waiting on the work stream. Past its own bounds a tenant is refused
     with 429, past those of all with 503; who holds least is refused last. `tenant_share` is how many memories a second
@@ -40,7 +48,11 @@ class ServeSettings(Section):
     body_limit: int = Field(default=MiB, ge=1_024)
     bulk_body_limit: int = Field(default=4 * MiB, ge=1_024)
     body_seconds: float = Field(default=30.0, gt=0)
+    head_seconds: float = Field(default=10.0, gt=0)
     idle_seconds: float = Field(default=60.0, gt=0)
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_parted)] = ()
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
     ask_seconds: float = Field(default=5.0, gt=0)
     longest_wait: float = Field(default=30.0, gt=0)
     think_seconds: float = Field(default=60.0, gt=0)

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from engram.trust import trusting
 from engram_contracts.errors import FAMILY, Internal, Rejected, Unauthorized, Unavailable
 
 SECONDS = 120.0
@@ -20,8 +21,11 @@ SECONDS = 120.0
 class Door:
     """A connection to Engram's door. Calls raise the error family, as the door answers it."""
 
-    def __init__(self, url: str, key: str | None, *, tenant: str | None = None) -> None:
+    def __init__(
+        self, url: str, key: str | None, *, tenant: str | None = None, certificate: str | None = None
+    ) -> None:
         self.url = url.rstrip("/")
+        self._certificate = certificate
         self._key = key.strip() if key else None
         self._tenant = tenant
         self._session: aiohttp.ClientSession | None = None
@@ -32,9 +36,11 @@ class Door:
 
         With a `tenant` (or `_system`) it speaks for that one; the key that lies there is then the installation's.
         """
-        file = data_dir / ("admin.key" if tenant is None else "system.key")
-        at = url or running(data_dir).get("url") or "http://127.0.0.1:8765"
-        return cls(at, key or _read(file), tenant=tenant)
+        lies = data_dir / ("admin.key" if tenant is None else "system.key")
+        runs = running(data_dir)
+        certificate = None if url else runs.get("certificate")
+        at = url or runs.get("url") or "http://127.0.0.1:8765"
+        return cls(at, key or _read(lies), tenant=tenant, certificate=certificate)
 
     async def __aenter__(self) -> Self:
         headers = {"Content-Type": "application/json"}
@@ -42,7 +48,12 @@ class Door:
             headers["Authorization"] = f"Bearer {self._key}"
         if self._tenant:
             headers["X-Engram-Tenant"] = self._tenant
-        self._session = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=SECONDS))
+        trusted = trusting(Path(self._certificate)) if self._certificate else True
+        self._session = aiohttp.ClientSession(
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=SECONDS),
+            connector=aiohttp.TCPConnector(ssl=trusted),
+        )
         return self
 
     async def __aexit__(

@@ -23,6 +23,7 @@ from engram import broker
 from engram.complaints import Complaints
 from engram.processes import Child, last_words, program
 from engram.settings import Settings
+from engram.trust import trusting
 from engram.watchdog import Watchdog
 from engram_contracts.errors import Conflict, Rejected, Unavailable
 from engram_runtime.credentials import Credentials
@@ -199,10 +200,14 @@ class Supervisor:
 
     def _record(self) -> None:
         """Tell other commands on this machine where everything is."""
+        certificate = self._settings.serve.tls_certificate
         state = {
             "pid": os.getpid(),
             "url": self.url,
             "nats": self._flags.get("nats", {}).get("url"),
+            "certificate": str(certificate.absolute())
+            if (certificate := self._settings.serve.tls_certificate)
+            else None,
             "processes": {child.name: child.pid for child in self._children},
             "restarts": self._restarts,
         }
@@ -285,7 +290,8 @@ class Supervisor:
         deadline = time.monotonic() + READY_SECONDS
         reason: object = "no answer"
         while self._told is None:
-            reason = _not_ready(EVERYWHERE.get(self._host, self._host), self._port)
+            host, certificate = EVERYWHERE.get(self._host, self._host), self._settings.serve.tls_certificate
+            reason = _not_ready(host, self._port, certificate)
             if reason is None:
                 return
             if time.monotonic() > deadline:
@@ -443,9 +449,11 @@ def _lock(file: Path) -> IO[str]:
             return handle
 
 
-def _not_ready(host: str, port: int) -> object | None:
+def _not_ready(host: str, port: int, certificate: Path | None) -> object | None:
     """Why the system is not ready, or `None` when it is."""
     connection = http.client.HTTPConnection(host, port, timeout=2.0)
+    if certificate is not None:
+        connection = http.client.HTTPSConnection(host, port, timeout=2.0, context=trusting(certificate))
     try:
         connection.request("GET", "/health/ready")
         answer = connection.getresponse()
