@@ -7,6 +7,7 @@ refused.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -159,10 +160,16 @@ class Tokens:
 
 
 def _header(text: str) -> dict[str, Any]:
-    if not text.isascii() or text.count(".") != 2:
+    if not text.isascii() or text.count(".") != 2 or not all(map(_is_canonical, text.split("."))):
         raise _refused()
     header: dict[str, Any] = jwt.get_unverified_header(text)
     return header
+
+
+def _is_canonical(part: str) -> bool:
+    """Whether a part is written in the one way there is; else a changed token could mean the same as the true one."""
+    raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode() == part
 
 
 def _name(value: object) -> str:
