@@ -21,9 +21,7 @@ SECONDS = 120.0
 class Door:
     """A connection to Engram's door. Calls raise the error family, as the door answers it."""
 
-    def __init__(
-        self, url: str, key: str | None, *, tenant: str | None = None, certificate: str | None = None
-    ) -> None:
+    def __init__(self, url: str, key: str | None, *, tenant: str | None = None, certificate: str | None = None) -> None:
         self.url = url.rstrip("/")
         self._certificate = certificate
         self._key = key.strip() if key else None
