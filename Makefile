@@ -20,7 +20,7 @@ demo: .venv/ready ## set up, run everything on this machine, show what it does
 	@.venv/bin/engram demo
 
 test: .venv/ready tools ## set up, then all tests, in two processes
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@PYTHONHASHSEED=0 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: .venv/ready tools ## break a running system in every way there is (under four minutes)
 	@$(PY) tests/chaos/together.py $(ARGS)

@@ -27,7 +27,7 @@ from engram_runtime.delivery import Receipt
 from engram_runtime.pulling import Puller
 from engram_runtime.service import Delivery, Following, Outcome
 from engram_runtime.taking import ACK, bury, decode
-from engram_runtime.telemetry import HANDLED, HANDLING, waited
+from engram_runtime.telemetry import HANDLED, HANDLING, STANDING, waited
 from engram_runtime.tracing import TRACEPARENT, processing
 from engram_runtime.tries import MOST, Tries
 
@@ -49,9 +49,12 @@ class Follower:
         self._following = following
         self._position = 0
         self._expected = 1
+        self._prepared = True
         self._failures = 0
         self._tries = Tries(bus.bucket(SETTINGS), following.consumer.name)
         self._since: float | None = None
+        self._standing = STANDING.labels(stage, following.consumer.name)
+        self._standing.set(0)
         self.trouble: str | None = None
         self.puller: Puller
 
@@ -68,9 +71,12 @@ class Follower:
             await self._tries.begin(self._position, ahead=2 * consumer.max_ack_pending)
             await self._jetstream.reset_consumer(consumer.stream.name, consumer.name, self._position + 1)
         except (APIError, EngramError) as error:
+            self._prepared = False
             await self._stumble(error, 0)
             raise TimeoutError(self.trouble) from error
-        self._expected = 1
+        if not self._prepared:
+            self._go_on()
+        self._prepared, self._expected = True, 1
 
     async def _agreed(self, stream: str) -> int:
         """The stored position; set back first where the log has lost what was applied of it."""
@@ -102,7 +108,7 @@ class Follower:
             self._since = None
         self._expected += len(batch)
         self._position = receipts[-1].sequence
-        self._failures, self.trouble = 0, None
+        self._go_on()
         HANDLED.labels(self._stage).inc(len(batch))
         await batch[-1].respond(ACK)
 
@@ -197,11 +203,18 @@ class Follower:
         if sequence is None:
             raise Unavailable("the dead letters cannot be written")
 
+    def _go_on(self) -> None:
+        if self.trouble is not None:
+            self._failures, self.trouble = 0, None
+            self._standing.set(0)
+
     async def _stumble(self, error: Exception, size: int) -> None:
         """Nothing of the batch counts: wait longer each time, then begin at the stored position."""
         transient = isinstance(error, EngramError) and error.retry == "later"
         self._failures = 1 if transient else self._failures + 1
-        self.trouble = f"{type(error).__name__}: {error}"
+        consumer = self._following.consumer.name
+        self.trouble = f"{consumer} stands still at {self._position}: {type(error).__name__}: {error}"
+        self._standing.set(1)
         log.error(
             "log stands still",
             exc_info=None if transient else error,

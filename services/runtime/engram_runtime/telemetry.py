@@ -20,6 +20,7 @@ RETRIED = Counter("engram_messages_retried_total", "Tries that failed and will b
 ENDED = Counter("engram_messages_ended_total", "Messages cancelled, or past their deadline.", ["stage", "state"])
 BURIED = Counter("engram_dead_letters_total", "Messages written to the dead letters.", ["stage"])
 HELD = Gauge("engram_breaker_open", "1 while work is held because a dependency is away.", ["stage"])
+STANDING = Gauge("engram_follower_standing_still", "1 while a follower of a log cannot go on.", ["stage", "consumer"])
 OPEN_FAILURES = Counter("engram_store_open_failures_total", "Times that a store could not be opened.", ["store"])
 WAITED = Histogram(
     "engram_wait_seconds", "Time the first message of a batch waited for its handling.", ["stage"], buckets=BUCKETS
