@@ -169,6 +169,9 @@ async def test_model_misbehaves(case: Case, tmp_path: Path) -> None:
     assert calls / len(jobs) <= CALLS
 
 
+LOOKING = 4
+
+
 async def ask_many(url: str, keys: dict[str, str], count: int) -> list[tuple[str, str]]:
     """Questions that nobody waits for: tenant and job of each."""
     jobs = []
@@ -188,20 +191,24 @@ async def until_jobs_end(
 ) -> dict[str, Any]:
     """Jobs that are not done when time runs out, with what is told of them.
 
-    They are asked for one after another: a crowd of questions beside the traffic would be a load of its own.
+    They are asked for a few at a time and not too often: a crowd of such questions would be a load of its own.
     """
     deadline = time.monotonic() + seconds
     left: dict[str, Any] = {job: None for _, job in jobs}
-    async with aiohttp.ClientSession() as session:
-        for tenant, job in jobs:
+    waiting = list(jobs)
+
+    async def look(session: aiohttp.ClientSession) -> None:
+        while waiting and time.monotonic() < deadline:
+            tenant, job = waiting.pop(0)
             headers = {"Authorization": f"Bearer {keys[tenant]}"}
-            while True:
-                async with session.get(f"{url}/v1/jobs/{job}", headers=headers) as answer:
-                    left[job] = (await answer.json())["data"]
-                if left[job] and left[job]["state"] == "done":
-                    del left[job]
-                    break
-                if time.monotonic() > deadline:
-                    break
-                await asyncio.sleep(0.5)
+            async with session.get(f"{url}/v1/jobs/{job}", headers=headers) as answer:
+                left[job] = (await answer.json())["data"]
+            if left[job] and left[job]["state"] == "done":
+                del left[job]
+            else:
+                waiting.append((tenant, job))
+                await asyncio.sleep(0.3)
+
+    async with aiohttp.ClientSession() as session:
+        await asyncio.gather(*(look(session) for _ in range(LOOKING)))
     return left

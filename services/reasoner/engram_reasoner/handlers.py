@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 RECALL_SECONDS = 2.0
 RECORD_SECONDS = 0.5
+RECALLS_AT_ONCE = 2
+"""Of a crowd of questions so many recall at a time: people's own recalls must not wait behind all of them."""
 
 
 class Handlers:
@@ -53,6 +55,7 @@ class Handlers:
         self._thinker = thinker
         self._context_tokens = context_tokens
         self._slots = slots
+        self._recalls = asyncio.Semaphore(RECALLS_AT_ONCE)
         self._now = now
         self._budget = budget
         self._most_said = most_said
@@ -101,7 +104,8 @@ class Handlers:
             tenant=delivery.tenant, query=command.question, limit=command.limit, filters=command.filters,
             deadline_ms=int(RECALL_SECONDS * 1000),
         )  # fmt: skip
-        recollection = await self._bus.ask(recall, within=RECALL_SECONDS)
+        async with self._recalls:
+            recollection = await self._bus.ask(recall, within=RECALL_SECONDS)
         inquiry = Inquiry(
             question=command.question,
             context=pack(recollection.hits, budget=self._context_tokens),
