@@ -36,6 +36,9 @@ FACT_METERS = frozenset({
 })  # fmt: skip
 """Meters that facts alone move; a door's counter of the same name is left out, so nothing counts twice."""
 
+UNCHARGED = frozenset({402, 409, 429})
+"""Beside all 5xx: statuses of requests that cost nothing."""
+
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME_ORDERED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -105,7 +108,9 @@ class Tally:
         """Count a usage event, unless it was counted before."""
         if self._first(request_key(event)):
             counters = {meter: n for meter, n in event.counters.items() if n and meter not in FACT_METERS}
-            amounts = {**counters, "api_calls": 1}
+            amounts = {**counters, "api_calls": 1} if _is_charged(event.status) else {}
+            if not amounts:
+                return
             self.charges.append(Charge(event.tenant, event.request_id, event.at, sequence, amounts))
 
     def _first(self, key: Key) -> bool:
@@ -159,6 +164,11 @@ def request_key(event: CountedRequest) -> Key:
     """What a usage event is counted by: a time-ordered id as it is, any other as one that never is."""
     identity = event.request_id
     return event.tenant, identity if is_time_ordered(identity) else derived_id("usage", identity)
+
+
+def _is_charged(status: int) -> bool:
+    """Whether a request is a call: not one that was refused for want of something, or is to be sent again."""
+    return status not in UNCHARGED and status < 500
 
 
 def _counted_by_command(fact: Counted) -> bool:
