@@ -76,7 +76,8 @@ class Broadcast:
         """Begin to follow the log; a repeat does nothing. Raises `Unavailable`."""
         async with self._starting:
             if self._task is None:
-                self.position = (await self._archive.extent()).last
+                newest = await self._archive.newest(self._pattern)
+                self.position = newest.sequence if newest else (await self._archive.extent()).last
                 self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:

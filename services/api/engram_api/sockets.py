@@ -54,15 +54,15 @@ class Sockets:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve one WebSocket until it is closed."""
-        try:
-            caller = await self._known(request)
-        except EngramError as error:
-            return Exchange.begin(request, PATH).fail(error)
         socket = web.WebSocketResponse(
             timeout=CLOSING_SECONDS, autoping=False, compress=False, max_msg_size=self._settings.body_limit
         )
-        if not socket.can_prepare(request).ok:
-            return Exchange.begin(request, PATH).fail(Rejected("open this path as a WebSocket", status=426))
+        try:
+            if not socket.can_prepare(request).ok:
+                raise Rejected("open this path as a WebSocket", status=426)
+            caller = await self._known(request)
+        except EngramError as error:
+            return Exchange.begin(request, PATH).fail(error)
         await socket.prepare(request)
         try:
             caller = caller or await self._introduced(socket, request)
@@ -70,13 +70,15 @@ class Sockets:
         except EngramError as error:
             await _close(socket, request, code_of(error), error.message)
             return socket
+        await self._spoken_with(socket, request, caller)
+        return socket
+
+    async def _spoken_with(self, socket: web.WebSocketResponse, request: web.Request, caller: Caller) -> None:
+        session = Session(socket, request, caller, door=self._door, gate=self._gate, settings=self._settings)
         try:
-            await Session(socket, request, caller, door=self._door, gate=self._gate, settings=self._settings).run(
-                self._lines
-            )
+            await session.run(self._lines)
         finally:
             self._lines.give_back(caller.tenant)
-        return socket
 
     async def _known(self, request: web.Request) -> Caller | None:
         """The caller where the request itself says so; keys do not belong into addresses, which are logged."""
