@@ -17,6 +17,7 @@ from engram_contracts.catalogue import PARAMETERS, Entry, catalogue
 from engram_contracts.errors import Failure
 from engram_contracts.ids import derived_id
 from engram_contracts.messages import Message, Versioned
+from engram_contracts.recovery import SYSTEM
 from engram_contracts.sampling import COMMAND, sampled
 from engram_contracts.topology import CONSUMERS, DEAD, Stream, log_subject, work_subject
 
@@ -99,7 +100,8 @@ def example(entry: Entry) -> Json:
 def subject(entry: Entry) -> str:
     """Where a message of tenant `default` goes."""
     if entry.family == "command":
-        return work_subject(TENANT, entry.address.split(".")[3])
+        *_, name, tenant = entry.address.split(".")
+        return work_subject(SYSTEM if tenant == SYSTEM else TENANT, name)
     if entry.family == "fact":
         return log_subject(TENANT, entry.address.split(".")[4])
     return re.sub(r"{(\w+)}", lambda found: PARAMETERS[found[1]][2], entry.address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +16,9 @@ from engram_contracts.facts import Fact, UsageBatch
 from engram_contracts.ids import PARTITIONS
 from engram_contracts.messages import Message
 from engram_contracts.questions import Question
+from engram_contracts.recovery import SYSTEM
 from engram_contracts.sampling import COMMAND
-from engram_contracts.topology import AUDIT, LANES, LOG, TRACES, USAGE, WORK, Stream
+from engram_contracts.topology import AUDIT, CONSUMERS, LANES, LOG, TRACES, USAGE, WORK, Stream
 from engram_contracts.tracing import SpanBatch
 from engram_contracts.trail import AuditPage
 
@@ -87,11 +89,16 @@ def catalogue() -> tuple[Entry, ...]:
 
 def _named(base: type[Message], family: Family, word: str, stream: Stream | None) -> list[Entry]:
     found = [kind for kind in _below(base) if word in vars(kind)]
-    address = ADDRESSES[family]
-    entries = [
-        Entry(kind, family, address.replace(f"<{word}>", getattr(kind, word) + _about(kind)), stream) for kind in found
-    ]
+    entries = [Entry(kind, family, _address(family, getattr(kind, word) + _about(kind)), stream) for kind in found]
     return sorted(entries, key=lambda entry: entry.name)
+
+
+def _address(family: Family, name: str) -> str:
+    """Where messages of a name go; some are for the installation alone."""
+    address = re.sub("<(op|event)>", name, ADDRESSES[family])
+    asked = {pattern for consumer in CONSUMERS for pattern in consumer.filters}
+    alone = family == "command" and f"engram.work.*.{name}.{SYSTEM}" in asked
+    return address.replace("{tenant}", SYSTEM) if alone else address
 
 
 def _about(kind: type[Message]) -> str:

@@ -46,6 +46,7 @@ VALUES: dict[str, Any] = {
     "node": "person:Joel",
     "nodes": ["person:Joel"],
     "sequences": [7],
+    "points": [MEMORY],
     "edge_type": "lives_in",
     "attributes": {"role": "nurse"},
     "evidence": [MEMORY],
