@@ -11,8 +11,10 @@ from pydantic import Field, field_validator
 
 from engram_contracts.control import (
     STANDARD,
+    HalfLife,
     KeyRecord,
     Label,
+    Language,
     Limits,
     Member,
     Mode,
@@ -45,6 +47,8 @@ class NewTenant(Strict):
     title: Label | None = None
     plan: PlanName = STANDARD
     overrides: Overrides = Overrides()
+    language: Language | None = None
+    half_life_days: HalfLife | None = None
 
 
 class TenantChanges(Strict):
@@ -53,6 +57,8 @@ class TenantChanges(Strict):
     title: Label | None = None
     plan: PlanName | None = None
     overrides: Overrides | None = None
+    language: Language | None = None
+    half_life_days: HalfLife | None = None
 
     @field_validator("plan", "overrides")
     @classmethod

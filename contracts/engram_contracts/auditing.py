@@ -183,6 +183,8 @@ class EmbedDocument(Question[Embedding]):
     text: str = Field(min_length=1, max_length=10_000)
     speaker: str | None = None
     occurred_at: Moment | None = None
+    tenant: Tenant | None = None
+    """Whose it is, for the language of its words."""
 
 
 class Positions(Message):

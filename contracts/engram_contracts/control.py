@@ -115,6 +115,18 @@ def limits_of(plan: Limits, overrides: Overrides) -> Limits:
     )
 
 
+Language = Literal[
+    "none", "arabic", "armenian", "basque", "catalan", "czech", "danish", "dutch", "dutch_porter", "english",
+    "esperanto", "estonian", "finnish", "french", "german", "greek", "hindi", "hungarian", "indonesian", "irish",
+    "italian", "lithuanian", "nepali", "norwegian", "persian", "polish", "porter", "portuguese", "romanian", "russian",
+    "serbian", "sesotho", "spanish", "swedish", "tamil", "turkish", "yiddish",
+]  # fmt: skip
+"""Whose stems words are counted as (Snowball's names); `none` takes them as they are written."""
+
+HalfLife = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
+"""Days after which a memory counts half as new."""
+
+
 # --- tenants ------------------------------------------------------------------------------------------------
 
 
@@ -131,6 +143,10 @@ class TenantRecord(Message):
     title: Label | None = None
     plan: PlanName = UNLIMITED
     overrides: Overrides = Overrides()
+    language: Language | None = None
+    """That of its memories, where it is another than the installation's. What is kept already keeps its stems."""
+    half_life_days: HalfLife | None = None
+    """What recency counts by in its recalls, unless a request says otherwise."""
     reason: Label | None = None
     """Why it is suspended."""
     changed_at: Moment | None = None

@@ -48,6 +48,8 @@ class EmbedQuery(Question[QueryVectors]):
     text: QueryText
     dense_text: QueryText | None = None
     """What the dense vector is of, where that is not `text`."""
+    language: str | None = None
+    """Whose stems count, where it is not the installation's."""
 
 
 # --- vectors ----------------------------------------------------------------------------------------

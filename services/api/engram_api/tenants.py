@@ -48,6 +48,8 @@ class TenantHandlers(Administering):
             title=body.title,
             plan=body.plan,
             overrides=body.overrides,
+            language=body.language,
+            half_life_days=body.half_life_days,
             created_at=datetime.now(UTC),
         )
         if not await self._registers.tenants.create(body.name, record):
@@ -55,7 +57,7 @@ class TenantHandlers(Administering):
         return Answer(data=self._tenant_shown(record), headers={"Location": f"/v1/tenants/{body.name}"})
 
     async def change_tenant(self, call: Call[TenantChanges, NoQuery]) -> Answer:
-        """Another title, plan or other limits."""
+        """Another title, plan, limits, or way to recall."""
         changes = {name: getattr(call.body, name) for name in call.body.model_fields_set}
         if "plan" in changes:
             self._check_plan(changes["plan"])

@@ -26,23 +26,32 @@ class Draft(NamedTuple):
     fact: Callable[[datetime, Embedding | None], Fact]
 
 
-def drafted(command: Command) -> Draft:
-    """The draft of a Remember, Revise or Forget. Raises `Rejected`, naming the field, when it can never be done."""
+UNUSED = {"feedback": None, "access_count": 0, "accessed_at": None}
+"""What a memory begins with."""
+
+
+def drafted(command: Command, language: str | None = None) -> Draft:
+    """The draft of a Remember, Revise or Forget; `language` is the tenant's, where it has one of its own.
+
+    Raises `Rejected`, naming the field, when it can never be done.
+    """
     match command:
         case Remember():
-            return _remember(command)
+            return _remember(command, language)
         case Revise():
-            return _revise(command)
+            return _revise(command, language)
         case Forget():
             return _forget(command)
     raise Rejected(f"the embedder does not take {command.op!r}", field="op")
 
 
-def _remember(command: Remember) -> Draft:
+def _remember(command: Remember, language: str | None) -> Draft:
     content = _public(command.memory.content, "memory.content")
     accepted = command.accepted_at
     own = {"id": command.memory_id, "version": 1, "state": "active", "created_at": accepted, "updated_at": accepted}
-    memory = Memory.trusted({**vars(command.memory), "content": content, **own, "feedback": None})
+    memory = Memory.trusted(
+        {**vars(command.memory), "content": content, **own, "feedback": None, "access_count": 0, "accessed_at": None}
+    )
 
     def fact(at: datetime, embedding: Embedding | None) -> Fact:
         assert embedding is not None
@@ -50,16 +59,16 @@ def _remember(command: Remember) -> Draft:
         who = {"v": Remembered.newest, "command": command.id, **times, "actor": command.actor}
         return Remembered.trusted({**who, "memory": memory, "embedding": embedding})
 
-    return Draft(Searchable(content, memory.speaker, memory.occurred_at), fact)
+    return Draft(Searchable(content, memory.speaker, memory.occurred_at, language), fact)
 
 
-def _revise(command: Revise) -> Draft:
+def _revise(command: Revise, language: str | None) -> Draft:
     edit = _edit(command)
     changes = edit.model_dump(mode="json", exclude_unset=True)
     searchable = None
     if edit.content is not None:
         changes["content"] = _public(edit.content, "content")
-        searchable = Searchable(changes["content"], edit.speaker, edit.occurred_at)
+        searchable = Searchable(changes["content"], edit.speaker, edit.occurred_at, language)
 
     def fact(at: datetime, embedding: Embedding | None) -> Fact:
         return Revised(

@@ -27,6 +27,8 @@ class Searchable(NamedTuple):
     content: str
     speaker: str | None = None
     occurred_at: datetime | None = None
+    language: str | None = None
+    """Whose stems its words are counted as, where it is not the installation's."""
 
 
 class _Piece(NamedTuple):
@@ -54,12 +56,12 @@ class Embedder:
         self._label = f"{model.name}@{model.dimension}"
         self._trouble: EngramError | None = None
 
-    async def query(self, text: str, dense_text: str | None = None) -> QueryVectors:
+    async def query(self, text: str, dense_text: str | None = None, language: str | None = None) -> QueryVectors:
         """A query's vectors, the dense one of `dense_text` where there is one. Raises as the model does.
 
         It waits for one slice of other work at most.
         """
-        sparse = self._sparse.query(text)
+        sparse = self._sparse.query(text, language)
         async with self._gate.turn(Urgency.QUERY):
             read = await self._read([dense_text or text])
         return QueryVectors(model=self._label, dense=read[0].dense, sparse=sparse)
@@ -88,8 +90,8 @@ class Embedder:
         return Check(ok=self._trouble is None, detail=self._trouble.message if self._trouble else None)
 
     def _weigh(self, piece: _Piece, documents: Sequence[Searchable]) -> SparseVector:
-        _, speaker, occurred_at = documents[piece.document]
-        return self._sparse.document(piece.text, speaker=speaker, occurred_at=occurred_at)
+        _, speaker, occurred_at, language = documents[piece.document]
+        return self._sparse.document(piece.text, speaker=speaker, occurred_at=occurred_at, language=language)
 
     async def _read_apart(self, texts: Sequence[str]) -> list[_Read | Rejected]:
         """What the model reads, text by text; where it refuses several at once, the one at fault is searched for."""

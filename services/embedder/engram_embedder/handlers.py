@@ -28,24 +28,32 @@ def utc_now() -> datetime:
 
 
 class Handlers:
-    """One method per contract; `now` is the clock, `pace` how fast bulk work goes."""
+    """One method per contract; `now` is the clock, `pace` how fast bulk work goes, `language` that of a tenant."""
 
     def __init__(
-        self, embedder: Embedder, bus: Bus, *, pace: Pace | None = None, now: Callable[[], datetime] = utc_now
+        self,
+        embedder: Embedder,
+        bus: Bus,
+        *,
+        pace: Pace | None = None,
+        language: Callable[[str], str | None] = lambda _: None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._embedder = embedder
         self._bus = bus
         self._pace = pace or Pace()
         self._lead = Lead(bus)
+        self._language = language
         self._now = now
 
     async def embed_query(self, question: EmbedQuery) -> QueryVectors:
         """A query's vectors, ahead of all other work."""
-        return await self._embedder.query(question.text, question.dense_text)
+        return await self._embedder.query(question.text, question.dense_text, question.language)
 
     async def embed_document(self, question: EmbedDocument) -> Embedding:
         """The embedding of a memory's text, behind all other work."""
-        wanted = Searchable(question.text, question.speaker, question.occurred_at)
+        language = self._language(question.tenant) if question.tenant else None
+        wanted = Searchable(question.text, question.speaker, question.occurred_at, language)
         found = (await self._embedder.documents([wanted], Urgency.BULK))[0]
         if isinstance(found, Rejected):
             raise found
@@ -71,11 +79,17 @@ class Handlers:
         return await self._embedder.check()
 
     async def _ingest(self, batch: Sequence[Delivery[Command]], urgency: Urgency) -> list[Outcome]:
-        facts = await self._facts([_understood(delivery.message) for delivery in batch], urgency)
+        facts = await self._facts([self._understood(delivery) for delivery in batch], urgency)
         outcomes = await self._append(batch, facts)
         done = [delivery for delivery, outcome in zip(batch, outcomes, strict=True) if outcome is None]
         await self._announce(done)
         return outcomes
+
+    def _understood(self, delivery: Delivery[Command]) -> Draft | Rejected:
+        try:
+            return drafted(delivery.message, self._language(delivery.tenant))
+        except Rejected as error:
+            return error
 
     async def _facts(self, drafts: Sequence[Draft | Rejected], urgency: Urgency) -> list[Fact | Rejected]:
         wanted = {
@@ -107,13 +121,6 @@ class Handlers:
 def _progress(commands: Sequence[Ingest], at: datetime) -> Progress:
     ids = tuple(command.id for command in commands)
     return Progress(stage="embedded", commands=ids, memory_ids=tuple(c.memory_id for c in commands), at=at)
-
-
-def _understood(command: Command) -> Draft | Rejected:
-    try:
-        return drafted(command)
-    except Rejected as error:
-        return error
 
 
 def _fact(draft: Draft | Rejected, embedding: Embedding | Rejected | None, at: datetime) -> Fact | Rejected:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engram_contracts.auditing import EmbedDocument
 from engram_contracts.commands import INGEST
+from engram_contracts.control import TenantRecord
 from engram_contracts.errors import Rejected
 from engram_contracts.events import Served
 from engram_contracts.questions import EmbedQuery, Question
 from engram_contracts.recovery import SYSTEM
-from engram_contracts.topology import EMBED_BULK, EMBED_NOW, SETTINGS
+from engram_contracts.topology import EMBED_BULK, EMBED_NOW, SETTINGS, TENANTS
 from engram_embedder.embedding import Embedder
 from engram_embedder.guard import ModelInUse, claim
 from engram_embedder.handlers import Handlers
@@ -24,6 +26,7 @@ from engram_embedder.settings import EmbedderSettings, Settings
 from engram_embedder.sparse import SparseEncoder
 from engram_embedder.stems import Stems
 from engram_runtime.bus import Bus
+from engram_runtime.mirror import Mirror, mirrored
 from engram_runtime.service import Answer, Service, Taking
 
 
@@ -35,8 +38,8 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     model = await open_model(ours, cache_dir=settings.data_dir / "models")
     try:
         await claim(bus.bucket(SETTINGS), ModelInUse(model=model.name, dimension=model.dimension))
-        async with _pace(bus) as pace:
-            handlers = Handlers(Embedder(model, sparse), bus, pace=pace)
+        async with _pace(bus) as pace, mirrored(bus, TENANTS, TenantRecord) as tenants:
+            handlers = Handlers(Embedder(model, sparse), bus, pace=pace, language=partial(_language, tenants))
             yield Service(
                 name="embedder",
                 answers=_answers(handlers) if ours.role != "work" else {},
@@ -45,6 +48,11 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
             )
     finally:
         await model.close()
+
+
+def _language(tenants: Mirror[TenantRecord], name: str) -> str | None:
+    record = tenants.get(name)
+    return record.language if record is not None else None
 
 
 @contextlib.asynccontextmanager

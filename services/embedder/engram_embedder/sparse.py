@@ -32,30 +32,45 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 
 
 class SparseEncoder:
-    """Turns texts into sparse vectors of the stems that `stems` finds. Not for several threads at once."""
+    """Turns texts into sparse vectors of stems, those of `stems` unless a language is named.
+
+    Not for several threads at once.
+    """
 
     def __init__(self, stems: Stems) -> None:
-        self._terms = _Terms(stems)
+        self._usual = _Terms(stems)
+        self._terms: dict[str, _Terms] = {}
 
     def document(
-        self, content: str, *, speaker: str | None = None, occurred_at: datetime | None = None
+        self,
+        content: str,
+        *,
+        speaker: str | None = None,
+        occurred_at: datetime | None = None,
+        language: str | None = None,
     ) -> SparseVector:
         """A memory's BM25 weights: of its content, who said it, and the words of the day it happened."""
         day = date_words(occurred_at) if occurred_at else ""
-        counts = self._count(f"{content}\n{speaker or ''}\n{day}")
+        counts = self._count(f"{content}\n{speaker or ''}\n{day}", language)
         indices = sorted(counts)
         length = sum(counts.values())
         weights = {frequency: _weight(frequency, length) for frequency in set(counts.values())}
         values = tuple([weights[counts[term]] for term in indices])
         return SparseVector.trusted({"indices": tuple(indices), "values": values})
 
-    def query(self, text: str) -> SparseVector:
+    def query(self, text: str, language: str | None = None) -> SparseVector:
         """A query's terms, each with weight 1."""
-        indices = tuple(sorted(self._count(text)))
+        indices = tuple(sorted(self._count(text, language)))
         return SparseVector(indices=indices, values=(1.0,) * len(indices))
 
-    def _count(self, text: str) -> dict[int, int]:
-        return Counter(chain.from_iterable(map(self._terms.__getitem__, words(text))))
+    def _count(self, text: str, language: str | None) -> dict[int, int]:
+        terms = self._usual if language is None else self._of(language)
+        return Counter(chain.from_iterable(map(terms.__getitem__, words(text))))
+
+    def _of(self, language: str) -> _Terms:
+        if language not in self._terms:
+            self._terms[language] = _Terms(Stems(language))
+        return self._terms[language]
 
 
 def date_words(moment: datetime) -> str:

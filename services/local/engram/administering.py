@@ -27,6 +27,8 @@ OfTenant = Annotated[str, typer.Option("--tenant", help="Whose keys; _system is 
 Quota = Annotated[list[str] | None, typer.Option(help="metric=most, for example memories=1000; may be repeated.")]
 Rate = Annotated[list[str] | None, typer.Option(help="class=per minute:burst, for example standard=60:10.")]
 Share = Annotated[float | None, typer.Option(help="The most of all model calls under way, from 0 to 1.")]
+Language = Annotated[str | None, typer.Option(help="Of its memories, for example german; set it before the first.")]
+HalfLife = Annotated[float | None, typer.Option(help="Days after which a memory counts half as new.")]
 Title = Annotated[str | None, typer.Option(help="What people call it.")]
 
 
@@ -43,10 +45,14 @@ def create_tenant(
     quota: Quota = None,
     rate: Rate = None,
     model_share: Share = None,
+    language: Language = None,
+    half_life_days: HalfLife = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a tenant."""
-    body = {"name": name, **_given(plan=plan, title=title, overrides=_limits(quota, rate, model_share))}
+    limits = _limits(quota, rate, model_share)
+    given = _given(plan=plan, title=title, overrides=limits, language=language, half_life_days=half_life_days)
+    body = {"name": name, **given}
     _show(as_json, _call(context, "POST", "/v1/tenants", body), "tenant")
 
 
@@ -72,10 +78,13 @@ def change_tenant(
     quota: Quota = None,
     rate: Rate = None,
     model_share: Share = None,
+    language: Language = None,
+    half_life_days: HalfLife = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a tenant another plan, title, or limits of its own, which are replaced as a whole."""
-    body = _given(plan=plan, title=title, overrides=_limits(quota, rate, model_share))
+    """Give a tenant another plan, title, way to recall, or limits of its own, which are replaced as a whole."""
+    limits = _limits(quota, rate, model_share)
+    body = _given(plan=plan, title=title, overrides=limits, language=language, half_life_days=half_life_days)
     _show(as_json, _call(context, "PATCH", f"/v1/tenants/{_part(name)}", body), "tenant")
 
 

@@ -270,7 +270,9 @@ class Verifier:
     async def _from_record(self, balance: Balance, tenant: str, name: str) -> Mend:
         """A memory whose facts are gone: its text is in the record, and is embedded again."""
         memory = await self._bus.ask(GetMemory(tenant=tenant, memory_id=name), within=ANSWER_SECONDS)
-        asked = EmbedDocument(text=memory.content, speaker=memory.speaker, occurred_at=memory.occurred_at)
+        asked = EmbedDocument(
+            text=memory.content, speaker=memory.speaker, occurred_at=memory.occurred_at, tenant=tenant
+        )
         embedding = await self._bus.ask(asked, within=ANSWER_SECONDS)
         command, sequence = balance.last_job(tenant, name)
         return Mend(memory_id=name, memory=memory, embedding=embedding, command=command, sequence=sequence)

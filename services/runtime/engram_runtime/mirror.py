@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
 
 from pydantic import ValidationError
@@ -19,6 +20,8 @@ M = TypeVar("M", bound=Message)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 CANCEL_SECONDS = 0.2
+PATIENCE_SECONDS = 5.0
+"""So long a starting process waits for the records; it must not stand still for want of a bucket."""
 
 
 class Mirror(Generic[M]):
@@ -100,6 +103,23 @@ class Mirror(Generic[M]):
                 records[key] = self._kind.model_validate_json(value)
             except ValidationError:
                 log.error("record not readable", extra={"bucket": self._bucket.name, "key": key})
+
+
+@contextlib.asynccontextmanager
+async def mirrored(bus: Bus, bucket: Bucket, kind: type[M]) -> AsyncIterator[Mirror[M]]:
+    """A bucket's records, followed while the context is open, and read as a whole when it is entered, if it can be."""
+    mirror = Mirror(bus, bucket, kind)
+    reconnected: list[Callable[[], None]] = getattr(bus, "reconnected", [])
+    reconnected.append(mirror.watch_again)
+    running = asyncio.create_task(mirror.run())
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await mirror.complete.wait()
+        yield mirror
+    finally:
+        reconnected.remove(mirror.watch_again)
+        await ended(running)
 
 
 async def ended(*tasks: asyncio.Task[object]) -> None:

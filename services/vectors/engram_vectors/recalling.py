@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from time import perf_counter
 from typing import Any, TypeVar
 
+from engram_contracts.control import TenantRecord
 from engram_contracts.errors import EngramError, Unavailable
 from engram_contracts.questions import (
     Activate,
@@ -75,6 +76,8 @@ class Attempt:
         self.deadline = question.deadline_ms / 1_000
         self.hints = Hints(now=microseconds(question.as_of or now), words=fingerprint(question.query))
         self.as_of = question.as_of or now
+        self.language: str | None = None
+        """Whose stems the query's words are counted as, where it is not the installation's."""
         self.lost = False
         """Whether there is no text leg, so that the graph has to answer alone."""
         self.degraded: list[str] = []
@@ -133,19 +136,32 @@ class Recaller:
     """Answers recalls from an index, with the help of embedder and graph over the bus."""
 
     def __init__(
-        self, index: VectorIndex, bus: Bus, *, weights: Weights, candidates: int, speakers: Speakers | None = None
+        self,
+        index: VectorIndex,
+        bus: Bus,
+        *,
+        weights: Weights,
+        candidates: int,
+        speakers: Speakers | None = None,
+        tenant: Callable[[str], TenantRecord | None] = lambda _: None,
     ) -> None:
         self._index = index
         self._bus = bus
         self._weights = weights
         self._candidates = candidates
-        self._vectors: Lately[tuple[str, str | None], QueryVectors] = Lately(QUERIES_REMEMBERED)
+        self._tenant = tenant
+        self._vectors: Lately[tuple[str, str | None, str | None], QueryVectors] = Lately(QUERIES_REMEMBERED)
         self.speakers = speakers or Speakers(index)
 
     async def recall(self, question: Recall, *, now: datetime) -> Told:
         """The best memories for a query as of `now`."""
-        weights = weighed(self._weights, question.mode, question.weights)
+        tenant = self._tenant(question.tenant)
+        usual = self._weights
+        if tenant is not None and tenant.half_life_days is not None:
+            usual = replace(usual, half_life_days=tenant.half_life_days)
+        weights = weighed(usual, question.mode, question.weights)
         attempt = Attempt(question, weights, now=now, candidates=self._candidates)
+        attempt.language = tenant.language if tenant is not None else None
         candidates, activation = await self._legs(attempt)
         candidates = await self._with_neighbours(attempt, candidates)
         strength = await self._allowed(attempt, candidates, activation.strength)
@@ -175,7 +191,7 @@ class Recaller:
         await self._understand(attempt)
         query = attempt.question.query
         in_person = in_first_person(query, attempt.hints.speakers) if attempt.weights.first_person else None
-        asked = self._embedded(query, in_person, within)
+        asked = self._embedded(query, in_person, attempt.language, within)
         vectors = await attempt.part("embedder", "embed", asked, within=within + 0.05)
         if vectors is None:
             attempt.lost = True
@@ -184,12 +200,13 @@ class Recaller:
         found = await attempt.of_index("search", self._index.search(attempt.wanted, probe))
         return found or Candidates()
 
-    async def _embedded(self, query: str, in_person: str | None, within: float) -> QueryVectors:
+    async def _embedded(self, query: str, in_person: str | None, language: str | None, within: float) -> QueryVectors:
         """The query's vectors; those of a query that was asked lately are still known."""
-        known = self._vectors.get((query, in_person))
+        known = self._vectors.get((query, in_person, language))
         if known is None:
-            known = await self._bus.ask(EmbedQuery(text=query, dense_text=in_person), within=within)
-            self._vectors.put((query, in_person), known)
+            asked = EmbedQuery(text=query, dense_text=in_person, language=language)
+            known = await self._bus.ask(asked, within=within)
+            self._vectors.put((query, in_person, language), known)
         return known
 
     async def _understand(self, attempt: Attempt) -> None:

@@ -9,11 +9,13 @@ from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from engram_contracts.auditing import DropStray, IndexPositions, ListIndexed, MendIndexed
+from engram_contracts.control import TenantRecord
 from engram_contracts.erasing import CompactIndexed, EraseIndexed
 from engram_contracts.errors import EngramError
 from engram_contracts.questions import CountIndexed, FindIndexed, Recall
-from engram_contracts.topology import SETTINGS, VECTORS_LOG
+from engram_contracts.topology import SETTINGS, TENANTS, VECTORS_LOG
 from engram_runtime.bus import Bus
+from engram_runtime.mirror import mirrored
 from engram_runtime.service import Following, Service
 from engram_vectors.accesses import Accesses
 from engram_vectors.mending import FACTS, Mender, ScannedIndex
@@ -40,9 +42,12 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         _index(settings) as index,
         _positions(index, settings, bus) as positions,
         _accesses(index, bus, how.access_seconds) as accesses,
+        mirrored(bus, TENANTS, TenantRecord) as tenants,
     ):
         speakers = Speakers(index, alone=settings.adapter == "edge")
-        recaller = Recaller(index, bus, weights=how.weights, candidates=how.candidates, speakers=speakers)
+        recaller = Recaller(
+            index, bus, weights=how.weights, candidates=how.candidates, speakers=speakers, tenant=tenants.get
+        )
         turns = Turns(writers=1 if settings.adapter == "edge" else len(how.partitions))
         recent = Recent(ANSWERS_REMEMBERED if settings.adapter == "edge" and not how.graph_weight else 0)
         handlers = Mender(index, positions, recaller, bus, turns=turns, recent=recent, accesses=accesses)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engram_contracts.auditing import EmbedDocument
 from engram_contracts.commands import INGEST
+from engram_contracts.control import TenantRecord
 from engram_contracts.errors import Rejected
 from engram_contracts.questions import EmbedQuery, QueryVectors
-from engram_contracts.topology import EMBED_BULK, EMBED_NOW, SETTINGS
+from engram_contracts.topology import EMBED_BULK, EMBED_NOW, SETTINGS, TENANTS
 from engram_embedder.guard import KEY
 from engram_embedder.service import open_service
 from engram_embedder.settings import EmbedderSettings, Settings
@@ -106,3 +109,18 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
 def test_a_setting_that_does_not_fit_is_refused_by_name(name: str) -> None:
     with pytest.raises(Rejected, match=r"embedder\."):
         load(Settings, environ={name: "nonsense", "HOME": "/nonexistent"})
+
+
+async def test_a_tenants_words_are_read_in_its_language(tmp_path: Path) -> None:
+    bus = RecordingBus()
+    record = TenantRecord(name="berlin", created_at=datetime(2026, 1, 1, tzinfo=UTC), language="german")
+    await bus.bucket(TENANTS).put("berlin", record.encode())
+
+    async with open_service(settings(tmp_path), bus) as service:
+        embed, ask = service.answers[EmbedDocument], service.answers[EmbedQuery]
+        theirs, ours = [await embed(EmbedDocument(text="Häuser", tenant=name)) for name in ("berlin", "acme")]
+        german, usual = await ask(EmbedQuery(text="Haus", language="german")), await ask(EmbedQuery(text="Haus"))
+
+    terms = theirs.chunks[0].sparse.indices, ours.chunks[0].sparse.indices  # type: ignore[attr-defined]
+    assert terms == (german.sparse.indices, terms[1])  # type: ignore[attr-defined]
+    assert terms[1] != usual.sparse.indices  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from engram_contracts.control import TenantRecord
 from engram_contracts.errors import Rejected, Unavailable
 from engram_contracts.memory import Filters
 from engram_contracts.questions import (
@@ -18,12 +19,16 @@ from engram_contracts.questions import (
     EmbedQuery,
     FindIndexed,
     QueryVectors,
+    Recall,
+    RecallWeights,
     Walk,
     Walked,
 )
 from engram_vectors.filters import Wanted
 from engram_vectors.index_edge import open_edge
 from engram_vectors.ports import Candidates, Probe
+from engram_vectors.recalling import Recaller
+from engram_vectors.weights import Weights
 from support.memories import MODEL, chunk, embedding, forgotten, memory, memory_id, remembered, revised
 from support.recall_room import NOW, Room, always, open_room
 from support.toy_index import ToyIndex
@@ -285,3 +290,21 @@ async def test_a_revised_memory_is_found_under_its_new_fields_only(room: Room) -
 
     assert await room.numbers(filters=Filters(user_id="ann")) == []
     assert await room.numbers(filters=Filters(user_id="bob")) == [1]
+
+
+async def test_a_tenant_may_have_a_half_life_and_a_language_of_its_own(room: Room) -> None:
+    await room.keep(remembered(1, memory(1, created_at=NOW - timedelta(days=10))))
+    record = TenantRecord(name="acme", created_at=NOW, half_life_days=10.0, language="german")
+    tenants = {"acme": record}
+    recaller = Recaller(room.index, room.bus, weights=Weights(), candidates=10, tenant=tenants.get)
+
+    weights = RecallWeights(recency=1.0)
+    asked = Recall(tenant="acme", query="hello", explain=True, weights=weights)
+    told = (await recaller.recall(asked, now=NOW)).read()
+    own = asked.model_copy(update={"weights": weights.model_copy(update={"half_life_days": 20.0})})
+    other = (await recaller.recall(own, now=NOW)).read()
+
+    assert told.weights is not None
+    assert other.weights is not None
+    assert (told.weights["half_life_days"], other.weights["half_life_days"]) == (10.0, 20.0)
+    assert {each.language for each in room.bus.asked if isinstance(each, EmbedQuery)} == {"german"}
