@@ -11,7 +11,7 @@ PROMTOOL := .tools/prometheus/usr/bin/promtool
 
 .DEFAULT_GOAL := help
 DATA := ../shared/data/locomo
-.PHONY: help demo test chaos chaos-long client fuzz run check bench bench-quality tools lock clean format
+.PHONY: help demo test chaos chaos-long client fuzz stored run check bench bench-quality tools lock clean format
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ fuzz: .venv/ready ## 10,000 requests made from the OpenAPI document, good and ba
 client: .venv/ready ## make the synchronous client from the asynchronous one
 	@$(PY) clients/python/unasync.py
 	@.venv/bin/ruff check --fix -q clients && .venv/bin/ruff format -q clients
+
+stored: .venv/ready ## keep a message of each new contract, for later releases to read
+	@PYTHONPATH=tests $(PY) -m support.stored
 
 run: .venv/ready ## run Engram on this machine until Ctrl-C
 	@.venv/bin/engram serve
