@@ -16,26 +16,33 @@ from typing import Any
 import pytest
 import yaml
 
+from support.background import in_background
 from support.containers import COMPOSE
+from support.fake_model import fake_model
 from support.servers import promtool_binary
 from support.system import System, embedded_system
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SAMPLED = f"00-{TRACE}-00f067aa0ba902b7-01"
-PATIENCE = 30.0
+PATIENCE = 90.0
 SERVICES = {"api", "embedder", "vectors", "graph", "metering", "reasoner", "recovery"}
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """An Engram that traces who asks for it, and nobody else."""
-    environ = {
-        "ENGRAM_TELEMETRY_ENABLED": "true",
-        "ENGRAM_TELEMETRY_SAMPLE_RATE": "0",
-        "ENGRAM_TELEMETRY_OTLP_ENDPOINT": "off",
-    }
-    with embedded_system(tmp_path_factory.mktemp("watching"), environ=environ) as running:
-        yield running
+    with in_background(fake_model()) as model:
+        environ = {
+            "ENGRAM_TELEMETRY_ENABLED": "true",
+            "ENGRAM_TELEMETRY_SAMPLE_RATE": "0",
+            "ENGRAM_TELEMETRY_OTLP_ENDPOINT": "off",
+            "ENGRAM_LLM_BASE_URL": model.base_url,
+            "ENGRAM_LLM_MODEL": "tiny",
+            "ENGRAM_LLM_PROMPT_PRICE": "10",
+            "ENGRAM_LLM_COMPLETION_PRICE": "50",
+        }
+        with embedded_system(tmp_path_factory.mktemp("watching"), environ=environ) as running:
+            yield running
 
 
 def test_one_trace_is_found_in_every_service(system: System) -> None:
@@ -51,9 +58,12 @@ def test_one_trace_is_found_in_every_service(system: System) -> None:
         ("api", "POST /v1/memories"), ("api", "publish ENGRAM_WORK"), ("embedder", "wait ENGRAM_WORK"),
         ("embedder", "embeddings static/wordllama-256"), ("vectors", "upsert qdrant"), ("vectors", "query qdrant"),
         ("graph", "write duckdb"), ("metering", "write duckdb"), ("reasoner", "ask vectors.recall"),
+        ("reasoner", "chat tiny"),
     }  # fmt: skip
     roots = [span for span in spans if span["name"] == "POST /v1/memories"]
     assert roots[0]["attributes"]["gen_ai.operation.name"] == "create_memory"
+    chat = next(span for span in spans if span["name"] == "chat tiny")
+    assert chat["attributes"]["gen_ai.usage.input_tokens"] == 100
     assert all(span["end_ns"] >= span["start_ns"] for span in spans)
     assert "Merelbeke" not in json.dumps(spans)
 
@@ -78,6 +88,17 @@ def test_every_metric_of_alerts_and_dashboards_is_there(system: System) -> None:
 
     assert named <= there
     assert len(named) > 15
+
+
+def test_what_the_model_used_and_cost_is_counted(system: System) -> None:
+    called(system, "/v1/think", {"question": "Which lock is closed?"}, None)
+    page = pages(system)["reasoner"]
+
+    used = {line.split()[0]: float(line.split()[1]) for line in page.splitlines() if line.startswith("engram_model")}
+    calls = used['engram_model_calls_total{model="tiny",outcome="ok"}']
+    assert calls >= 1
+    assert used['engram_model_tokens_total{direction="prompt",model="tiny"}'] == 100 * calls
+    assert used['engram_model_cost_total{model="tiny"}'] == pytest.approx(calls * (100 * 10 + 20 * 50) / 1e6)
 
 
 @pytest.mark.skipif(promtool_binary() is None, reason="no promtool; run `make tools`")

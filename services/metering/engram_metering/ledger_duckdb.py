@@ -206,7 +206,6 @@ class DuckLedger:
         """Take rows out, then count facts of which nothing is known any more; in one transaction, without moving on."""
         await self._write(partial(self._post_anew, facts, removals))
 
-    @traced("write duckdb", "client", {"db.system.name": "duckdb", "db.operation.name": "TRANSACTION"})
     async def erase(self, tenant: str, names: list[str] | None, commands: list[str], *, day: date) -> dict[str, int]:
         """Put sums by day in the place of what these commands were charged, and take out these memories' sizes.
 
@@ -214,6 +213,7 @@ class DuckLedger:
         """
         return await self._write(partial(self._erase, tenant, names, commands, day))
 
+    @traced("write duckdb", "client", {"db.system.name": "duckdb", "db.operation.name": "TRANSACTION"})
     async def _write(self, work: Callable[[], T]) -> T:
         with _translated():
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
