@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
-from engram_contracts.topology import SETTINGS
-from engram_runtime.nats_bus import LostError, NatsKeyValue
-from support.burying import connected
+import pytest
+
+from engram_contracts.errors import Unavailable
+from engram_contracts.questions import FindIndexed, Indexed
+from engram_contracts.topology import DUE, SETTINGS, WORK
+from engram_runtime.host import hosted
+from engram_runtime.lost import LostError
+from engram_runtime.nats_bus import NatsKeyValue
+from engram_runtime.service import Service
+from engram_runtime.settings import Common
+from support.burying import connected, until
 from support.servers import nats_server
 
 AT_ONCE = 8
@@ -89,3 +100,49 @@ async def grown(made: dict[str, bool], count: int) -> None:
     async with asyncio.timeout(20.0):
         while len(made) < count:
             await asyncio.sleep(0.01)
+
+
+async def test_what_only_reads_is_asked_again_where_its_answer_was_lost(tmp_path: Path) -> None:
+    with nats_server(tmp_path / "nats") as server:
+        async with connected(server) as bus:
+            true_request = bus.client.request
+            lost = 0
+
+            async def deaf(*words: Any, **how: Any) -> Any:
+                nonlocal lost
+                bus.client.request = true_request
+                await true_request(*words, **how)
+                lost += 1
+                raise LostError
+
+            answers: list[Any] = []
+            for ask in (lambda: bus.read(WORK, 1), lambda: bus.backlog(DUE), bus.archive(WORK).extent):
+                bus.client.request = deaf
+                answers.append(await ask())
+
+    assert lost == 3
+    assert (answers[0], answers[1].depth, answers[2].messages) == (None, 0, 0)
+
+
+async def test_a_broker_that_hangs_is_told_of_instead_of_waited_for(tmp_path: Path) -> None:
+    asked = FindIndexed(tenant="acme", memory_id="m")
+
+    async def answer(_: FindIndexed) -> Indexed:
+        return Indexed()
+
+    with nats_server(tmp_path / "nats") as server:
+        service = Service(name="vectors", answers={FindIndexed: answer})
+        async with connected(server) as bus, connected(server) as other, hosted(service, other, Common()):
+            before = await bus.ask(asked, within=5.0)
+            os.kill(server.process.pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(Unavailable, match="broker does not answer"):
+                    await bus.ask(asked, within=60.0)
+                with pytest.raises(Unavailable, match="broker does not answer"):
+                    await bus.ask(asked, within=60.0)
+            finally:
+                os.kill(server.process.pid, signal.SIGCONT)
+            await until(lambda: bus.pulse.silent, False)
+            after = await bus.ask(asked, within=20.0)
+
+    assert before == after

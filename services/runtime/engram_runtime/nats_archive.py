@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -26,6 +27,7 @@ from engram_contracts.errors import Unavailable
 from engram_contracts.topology import MiB, Stream
 from engram_runtime.bus import Extent, Stored
 from engram_runtime.delivery import Receipt
+from engram_runtime.lost import steadily
 
 ANSWER_SECONDS = 5.0
 SILENCE_SECONDS = 2.0
@@ -50,7 +52,7 @@ class NatsArchive:
     async def extent(self) -> Extent:
         """See `Archive.extent`."""
         try:
-            state = (await self._jetstream.stream_info(self._stream)).state
+            state = (await steadily(lambda: self._jetstream.stream_info(self._stream))).state
         except FOREIGN as error:
             raise self._away(error) from error
         return Extent(first=state.first_seq, last=state.last_seq, messages=state.messages)
@@ -58,7 +60,8 @@ class NatsArchive:
     async def subjects(self, pattern: str) -> dict[str, int]:
         """See `Archive.subjects`."""
         try:
-            state = (await self._jetstream.stream_info(self._stream, subjects_filter=pattern)).state
+            asked = partial(self._jetstream.stream_info, self._stream, subjects_filter=pattern)
+            state = (await steadily(asked)).state
         except FOREIGN as error:
             raise self._away(error) from error
         return dict(state.subjects or {})

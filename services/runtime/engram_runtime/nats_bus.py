@@ -39,7 +39,9 @@ from engram_runtime import tracing
 from engram_runtime.appending import CORRELATION, STREAM_IS_FULL, Appender
 from engram_runtime.bus import APPEND_SECONDS, Appended, Archive, Backlog, Entry, KeyValue, Stored
 from engram_runtime.context import correlation
+from engram_runtime.lost import LostError, steadily
 from engram_runtime.nats_archive import NatsArchive
+from engram_runtime.pulse import Pulse, SilentError
 from engram_runtime.service import Answer
 from engram_runtime.settings import Durability, NatsSettings
 from engram_runtime.tailing import Tail
@@ -51,6 +53,7 @@ E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 FAILED = "Engram-Failed"
 RECONNECT_SECONDS = 1.5
+SILENT = "the broker does not answer; try again"
 LOOK_SECONDS = 0.02
 ASK_AGAIN_SECONDS = 0.02
 MISSING_SECONDS = 6.0
@@ -64,10 +67,6 @@ NOT_THERE = (NoStreamResponseError, ServiceUnavailableError)
 """Nobody took what was sent, so that it can be sent again whatever it is."""
 
 
-class LostError(NatsError):
-    """The connection was lost while an answer was waited for, and is back: whoever was asked may not have heard."""
-
-
 class NatsBus:
     """One process's connection. `broker` is FastStream's, which declares what this process consumes."""
 
@@ -78,7 +77,8 @@ class NatsBus:
         self.instance = uuid4().hex[:12]
         self.reconnected: list[Callable[[], None]] = []
         self._appender = Appender(client, grouped=durability == "power")
-        self.reconnected += [self._appender.reconnected, self._ask_again]
+        self.pulse = Pulse(client)
+        self.reconnected += [self._appender.reconnected, self._ask_again, self.pulse.reconnected]
         self._missing: dict[str, float] = {}
         self._here: dict[type[Any], Answer] = {}
 
@@ -139,7 +139,7 @@ class NatsBus:
         deadline = time.monotonic() + within
         service = subject.split(".")[2]
         while True:
-            if not self.client.is_connected:
+            if self.pulse.silent or not self.client.is_connected:
                 await self._connected_again(min(within, RECONNECT_SECONDS))
             try:
                 message = await self._asked(subject, body, max(deadline - time.monotonic(), 0.001))
@@ -151,15 +151,19 @@ class NatsBus:
             except LostError:
                 continue
             except (NatsError, TimeoutError) as error:
-                late = f"did not answer within {within * 1000:.0f} ms"
-                words = "is not running" if service in self._missing else late
-                raise Unavailable(f"{service} {words}", retry_after=1.0) from error
+                raise Unavailable(self._unanswered(service, within, error), retry_after=1.0) from error
             else:
                 self._missing.pop(service, None)
                 break
         if message.headers and FAILED in message.headers:
             raise Failure.model_validate_json(message.data).error()
         return message.data
+
+    def _unanswered(self, service: str, within: float, error: Exception) -> str:
+        if isinstance(error, SilentError):
+            return SILENT
+        late = f"did not answer within {within * 1000:.0f} ms"
+        return f"{service} {'is not running' if service in self._missing else late}"
 
     def _ask_again(self) -> None:
         """Have every question that waits for its answer asked again, instead of waiting until its time is up."""
@@ -173,7 +177,12 @@ class NatsBus:
         return await self.client.request(subject, body, timeout=within, headers=headers or None)
 
     async def _connected_again(self, within: float) -> None:
-        """Return once the broker can be reached; `Unavailable` when that takes longer. A restart takes less."""
+        """Return once the broker can be reached; `Unavailable` when that takes longer. A restart takes less.
+
+        One that is connected and does not answer is not waited for.
+        """
+        if self.pulse.silent:
+            raise Unavailable(SILENT, retry_after=1.0)
         deadline = asyncio.get_running_loop().time() + within
         while not self.client.is_connected:
             if asyncio.get_running_loop().time() > deadline:
@@ -238,7 +247,7 @@ class NatsBus:
     async def read(self, stream: Stream, sequence: int) -> Stored | None:
         """See `Bus.read`."""
         try:
-            message = await self.jetstream.get_msg(stream.name, seq=sequence)
+            message = await steadily(lambda: self.jetstream.get_msg(stream.name, seq=sequence))
         except NotFoundError:
             return None
         except (APIError, NatsError, TimeoutError) as error:
@@ -257,7 +266,7 @@ class NatsBus:
     async def backlog(self, consumer: Consumer) -> Backlog:
         """See `Bus.backlog`."""
         try:
-            info = await self.jetstream.consumer_info(consumer.stream.name, consumer.name)
+            info = await steadily(lambda: self.jetstream.consumer_info(consumer.stream.name, consumer.name))
         except (APIError, NatsError, TimeoutError) as error:
             raise Unavailable(f"consumer {consumer.name} cannot be read: {error}", retry_after=1.0) from error
         return _backlog(info)
@@ -463,9 +472,11 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
     bus = NatsBus(broker, client, durability=durability)
     held.append(bus)
     await bus.open()
+    feeling = asyncio.create_task(bus.pulse.run())
     try:
         yield bus
     finally:
+        feeling.cancel()
         held.clear()
         with contextlib.suppress(NatsError, TimeoutError):
             await asyncio.wait_for(client.flush(), 2.0)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from nats.js import JetStreamContext
@@ -26,6 +27,7 @@ from nats.js.api import (
 from nats.js.errors import NotFoundError
 
 from engram_contracts.topology import BUCKETS, CONSUMERS, STREAMS, Bucket, Consumer, Stream
+from engram_runtime.lost import steadily
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +104,12 @@ async def missing(jetstream: JetStreamContext, consumers: Sequence[Consumer]) ->
     lacking = []
     for stream in STREAMS:
         try:
-            await jetstream.stream_info(stream.name)
+            await steadily(partial(jetstream.stream_info, stream.name))
         except NotFoundError:
             lacking.append(stream.name)
     for consumer in consumers:
         try:
-            await jetstream.consumer_info(consumer.stream.name, consumer.name)
+            await steadily(partial(jetstream.consumer_info, consumer.stream.name, consumer.name))
         except NotFoundError:
             lacking.append(consumer.name)
     return lacking
