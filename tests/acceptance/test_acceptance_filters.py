@@ -84,6 +84,7 @@ async def misled(
     return f"seed {seed}: {len(foreign)} foreign, {len(found - right)} unwanted, {len(right - found)} missing; {body}"
 
 
+@pytest.mark.timeout(240 + RECALLS)
 async def test_random_filtered_recalls_bring_exactly_what_passes(system: System) -> None:
     chance = random.Random(5)
     keys = {tenant: {"Authorization": f"Bearer {await system.new_key(tenant)}"} for tenant in TENANTS}
