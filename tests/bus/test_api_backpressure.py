@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from nats.js.errors import ServiceUnavailableError
 
+from engram_api.settings import ServeSettings
+from engram_contracts.events import Served
 from engram_contracts.questions import FindJob, Found, Recall, Recollection
+from engram_contracts.recovery import SYSTEM
 from engram_contracts.topology import USAGE, WORK, work_subject
 from engram_runtime.provision import provision
 from support.door import DoorUnderTest, Reply, open_door
@@ -148,6 +151,37 @@ async def test_while_one_tenant_floods_no_request_of_another_is_refused(door: Do
 
     assert set(served) == {202}
     assert set(statuses) <= {202, 207, 429} and 429 in statuses
+
+
+async def test_beyond_its_share_a_large_request_is_refused_before_it_is_read_and_workers_know(
+    door: DoorUnderTest,
+) -> None:
+    heavy, calm = await door.new_key("heavy"), await door.new_key("calm")
+    large = {"memories": [{"content": "x" * 100}] * 300}
+    head = (
+        f"POST /v1/memories HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {heavy}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+    )
+
+    async def calmly() -> None:
+        while True:
+            await write(door, calm)
+
+    async with door.bus.events(SYSTEM, Served) as told, asyncio.timeout(30.0):
+        calming = asyncio.create_task(calmly())
+        while "calm" not in (served := await anext(aiter(told))).tenants:
+            pass
+        taken = await door.call("POST", "/v1/memories", large, key=heavy)
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        writer.write(head.encode())
+        refused = await reader.readline()
+        small = await write(door, heavy)
+        calming.cancel()
+    writer.close()
+
+    assert (taken.status, small.status) == (202, 202)
+    assert b" 429 " in refused
+    assert served.share == ServeSettings().tenant_share
 
 
 @pytest.mark.parametrize("how", ["killed", "hangs"])
