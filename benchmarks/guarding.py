@@ -78,8 +78,7 @@ def bare() -> None:
         async def quota(self, *_: Any) -> None:
             return
 
-    service.UsageLog = Unmetered  # type: ignore[misc]  # what is measured is the absence of these
-    service.Limiter = Unbounded  # type: ignore[misc]  # as above
+    vars(service).update(UsageLog=Unmetered, Limiter=Unbounded)  # what is measured is the absence of these
     run("api", service.open_service, Settings, {"auth": {"enabled": False}})
 
 
@@ -104,7 +103,7 @@ async def prepared(system: System, bus: NatsBus, texts: Texts) -> str:
     """A tenant with a plan that has bounds no request here reaches, its key, and its memories, ready to be found."""
     key = await system.new_key(TENANT, "writer")
     bounds = Overrides(
-        quotas=dict.fromkeys(Quotas.model_fields, 10**12),  # type: ignore[misc]  # the names of its fields
+        quotas=dict.fromkeys(Quotas.model_fields, 10**12),
         rates={"standard": Rate(per_minute=600_000, burst=10_000)},
     )
     record = TenantRecord(name=TENANT, created_at=datetime.now(UTC), overrides=bounds)

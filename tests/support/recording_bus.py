@@ -139,6 +139,12 @@ class RecordingBus:
     async def backlog(self, consumer: Consumer) -> Backlog:
         raise Unavailable("a recording has no backlog")
 
+    async def backlogs(self, stream: Stream) -> dict[str, Backlog]:
+        raise Unavailable(f"a recording has no backlogs of {stream.name}")
+
+    async def ping_all(self, *, within: float) -> list[Pong]:
+        return []
+
     def archive(self, stream: Stream) -> Archive:
         raise NotImplementedError(f"looking through {stream.name} needs a real broker")
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from engram import broker
-from engram_runtime.keys import Role, create_key, create_tenant, load_pepper
+from engram_contracts.permissions import Role
+from engram_runtime.keys import create_key, create_tenant, load_pepper
 from engram_runtime.nats_bus import open_bus
 from engram_runtime.settings import NatsSettings
 from support.servers import free_port
