@@ -11,7 +11,7 @@ PROMTOOL := .tools/prometheus/usr/bin/promtool
 
 .DEFAULT_GOAL := help
 DATA := ../shared/data/locomo
-.PHONY: help demo test chaos chaos-long client fuzz stored run check bench bench-quality tools lock clean format
+.PHONY: help demo test chaos chaos-long client fuzz stored run live-long check bench bench-quality tools lock clean format
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ client: .venv/ready ## make the synchronous client from the asynchronous one
 
 stored: .venv/ready ## keep a message of each new contract, for later releases to read
 	@PYTHONPATH=tests $(PY) -m support.stored
+
+live-long: .venv/ready ## 20 disconnects in a stream of 10,000 events
+	@LIVE_LONG=1 $(PY) -m pytest tests/bus/test_live_events.py -k disconnects
 
 run: .venv/ready ## run Engram on this machine until Ctrl-C
 	@.venv/bin/engram serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from engram_contracts.control import Bounds, KeyRecord
@@ -191,6 +193,30 @@ async def test_a_listener_that_reads_slowly_gets_all_and_one_that_reads_nothing_
         ):
             await asyncio.sleep(0.1)
     writer.close()
+
+
+async def test_the_log_is_read_once_for_all_who_listen(door: DoorUnderTest) -> None:
+    async def heard(answer: aiohttp.ClientResponse) -> list[int | None]:
+        told = aiter(events(answer))
+        await anext(told)
+        ready.release()
+        return [(await anext(told)).id for _ in range(100)]
+
+    ready = asyncio.Semaphore(0)
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
+        answers = [
+            await stack.enter_async_context(opened(door.session, "GET", f"{door.url}/v1/events", key=door.key))
+            for _ in range(25)
+        ]
+        listening = [asyncio.create_task(heard(answer)) for answer in answers]
+        for _ in listening:
+            await ready.acquire()
+        readers = [each.name for each in await door.bus.jetstream.consumers_info(LOG.name)]
+        sequences = [sequence for _ in range(10) for sequence in await append(door, *(edge() for _ in range(10)))]
+        told = await asyncio.gather(*listening)
+
+    assert len([name for name in readers if name.startswith("live-")]) == 1
+    assert told == [sequences] * 25
 
 
 async def test_ids_that_were_never_given_are_refused(door: DoorUnderTest) -> None:

@@ -1,4 +1,4 @@
-"""Just enough of curl for the README's commands, for machines that have none: `-sS -X -H -d URL`."""
+"""Just enough of curl for the README's commands, for machines that have none: `-sSN -X -H -d URL`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("-s", action="store_true")
     parser.add_argument("-S", action="store_true")
+    parser.add_argument("-N", action="store_true")
     parser.add_argument("-X", dest="method")
     parser.add_argument("-H", dest="headers", action="append", default=[])
     parser.add_argument("-d", dest="body")
