@@ -22,6 +22,7 @@ from engram import admitting
 from engram.door import Door
 from engram_contracts.commands import COMMANDS, Remember
 from engram_contracts.errors import NotFound
+from engram_contracts.export import export
 from engram_contracts.ids import derived_id
 from engram_contracts.memory import MemoryFields
 from engram_contracts.topology import (
@@ -37,6 +38,7 @@ from engram_contracts.topology import (
     work_subject,
 )
 from engram_runtime.nats_bus import open_bus
+from support.servers import ROOT
 from support.system import System, embedded_system
 from support.waiting import holds
 
@@ -378,3 +380,20 @@ async def _is_taken(publish: Callable[[], Any]) -> bool:
     except APIError:
         return False
     return True
+
+
+@pytest.mark.parametrize("needs", ["contracts", "nothing"])
+def test_the_examples_run(system, tmp_path, needs):
+    file = tmp_path / "creds.json"
+    file.write_text(json.dumps(asyncio.run(admitting.issue(system.data_dir, "default", "writer", ""))))
+    arguments = ["straight_to_nats.py", str(file)]
+    if needs == "nothing":
+        export(tmp_path / "contracts")
+        arguments = ["straight_without_engram.py", str(file), str(tmp_path / "contracts")]
+    command = [sys.executable, *arguments, f"The scale reads 198 kilos, says {needs}."]
+
+    done = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True, check=False, timeout=90)
+    again = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True, check=False, timeout=90)
+
+    assert (done.returncode, done.stdout.split()[0]) == (0, "accepted"), done.stderr
+    assert (again.returncode, again.stdout.split()[0]) == (0, "known"), again.stderr

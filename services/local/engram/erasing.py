@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, output, teller
+from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, new_file, output, teller
 
 app = typer.Typer(help="Tenants, and what they own.", no_args_is_help=True)
 
@@ -81,8 +80,7 @@ async def _export(data_dir: Path, tenant: str, user: str | None, out: Path) -> i
     from engram_contracts.erasing import ExportRecorded  # noqa: PLC0415 (the same)
 
     written = 0
-    handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as lines:
+    with new_file(out) as lines:
         async with opened(data_dir) as bus:
             asked = ExportRecorded(tenant=tenant, user_id=user)
             while True:
@@ -139,8 +137,7 @@ def _shown(status: Mapping[str, Any], before: str, tell: Any) -> str:
 
 
 def _written(file: Path, report: dict[str, Any]) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as out:
+    with new_file(file) as out:
         out.write(json.dumps(report, indent=2) + "\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from engram.terminal import AsJson, complete, guarded, output
+from engram.terminal import AsJson, complete, guarded, new_file, output
 
 
 class IssueByDefault(TyperGroup):
@@ -81,8 +80,7 @@ def _role(text: str) -> Literal["reader", "writer"]:
 
 
 def _kept(file: Path, made: dict[str, Any]) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as out:
+    with new_file(file) as out:
         out.write(json.dumps(made, indent=2) + "\n")
 
 

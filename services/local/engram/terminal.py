@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any, TypeVar
 
 import typer
 
-from engram_contracts.errors import EngramError
+from engram_contracts.errors import EngramError, Rejected
 
 T = TypeVar("T")
 
@@ -43,6 +46,17 @@ def teller(as_json: bool) -> Callable[[str], None]:
     if as_json:
         return lambda line: typer.echo(json.dumps({"message": line}, ensure_ascii=False))
     return lambda line: typer.echo(f"engram: {line}", err=True)
+
+
+@contextlib.contextmanager
+def new_file(file: Path) -> Iterator[IO[str]]:
+    """A new file, readable by its owner alone. Raises `Rejected` where there is one, or it cannot be made."""
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise Rejected(f"cannot write {str(file)!r}: {error.strerror}; name a file that is not there yet") from error
+    with os.fdopen(handle, "w") as out:
+        yield out
 
 
 def output(as_json: bool, data: Any, show: Callable[[Any], None]) -> None:
