@@ -19,6 +19,7 @@ from support.chaos_results import Case, Plan, write_results
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PLAN = pytest.StashKey[Plan]()
+REPORT = pytest.StashKey[pytest.TestReport]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,6 +42,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
+    if call.when == "call":
+        item.stash[REPORT] = report
     if report.failed:
         plan = item.config.stash[PLAN]
         report.sections.append(("chaos", f"CHAOS_SEED={plan.seed} repeats this schedule"))
@@ -56,7 +59,17 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     running.say("begins")
     yield running
     running.say(f"ends after {time.monotonic() - began:.0f} s")
-    plan.cases.append(running)
+    report = request.node.stash.get(REPORT, None)
+    if report is None or report.failed:
+        running.missed.append(f"FAILED: {_reason(report)}")
+    if report is None or not report.skipped:
+        plan.cases.append(running)
+
+
+def _reason(report: pytest.TestReport | None) -> str:
+    """The line that ended a case, as far as it is known."""
+    crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
+    return str(crash.message).splitlines()[0][:200] if crash is not None else "it did not come to its end"
 
 
 def _say(line: str) -> None:

@@ -220,10 +220,10 @@ async def test_replay_with_its_worker_killed(case: Case, tmp_path: Path) -> None
             trap.fake.refused = REFUSED
             await remember_refused(system, keys, journal, count)
             async with open_bus(system.nats, name="chaos") as bus:
-                await until_dead(bus, count, seconds=60.0 + count / 50)
+                await until_dead(bus, count, seconds=120.0 + count / 20)
                 case.say(f"{count} are dead")
                 trap.fake.refused = None
-                status = await replayed(system, bus, case, rate=rate, kills=kills, seconds=60.0 + 3 * count / rate)
+                status = await replayed(system, bus, case, rate=rate, kills=kills, seconds=120.0 + 10 * count / rate)
             await until_drained(system.nats, within=DRAIN_SECONDS)
             dead = await dead_letters(system.nats)
     verdict = audit(journal, tmp_path / "engram" / "data", dead)
