@@ -28,7 +28,7 @@ LINGER_SECONDS, EACH_SECONDS = 0.025, 0.000_2
 """Batches of events are at least so far apart, and so much more for each who listens: writing to all of them takes the
 same share of the door's time however many they are. What happens alone is told at once.
 """
-TURN = 64
+TURN = 16
 """So many listeners are written to before others get their turn."""
 CHUNK_BYTES = 32 * 1024
 TOGETHER = 128

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
 LOOK_SECONDS = 0.02
+TURN = 25
+"""So many connections are looked after before others get their turn."""
 
 Reason = Literal["done", "gone", "slow", "refused", "leaving", "silent", "invalid"]
 Kind = Literal["sse", "ws"]
@@ -218,5 +220,5 @@ class Lines:
             await asyncio.sleep(SWEEP_SECONDS)
             for number, line in enumerate(tuple(self._lines), 1):
                 line.sweep(SWEEP_SECONDS)
-                if number % 100 == 0:
+                if number % TURN == 0:
                     await asyncio.sleep(0)
