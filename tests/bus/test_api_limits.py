@@ -96,6 +96,7 @@ async def test_two_doors_give_out_the_burst_of_one_bucket_and_then_refuse(
     assert refused.error["code"] == "RATE_LIMITED"
     assert refused.error["details"] == {"class": "standard", "per_minute": 6, "burst": 8}
     assert 1 <= int(refused.headers["Retry-After"]) <= 10
+    assert refused.headers["RateLimit"].startswith('"standard";r=0;t=')
 
 
 async def test_headers_tell_what_is_left(door: DoorUnderTest) -> None:

@@ -103,7 +103,7 @@ class Arrivals:
 
     async def _bounded(self, at: ArrivingSubject, command: Command) -> None:
         operation = _OPERATIONS[at.op]
-        await self._limiter.rate(at.tenant, operation)
+        await self._limiter.rate(at.tenant, operation, {})
         body = command.memory if isinstance(command, Remember) else None
         await self._limiter.quota(at.tenant, operation, body)
 

@@ -74,7 +74,7 @@ class Exchange:
     caller: Caller | None = None
     key: str | None = None
     digest: str | None = None
-    told: Mapping[str, str] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
     stream: Stream | None = None
     seated: bool = False
     trace: str | None = None
@@ -185,7 +185,8 @@ class Door:
     async def _responded(self, operation: Operation, exchange: Exchange, request: Request) -> web.Response:
         try:
             exchange.caller = await self._admitted(operation, request)
-            exchange.told = await self._rated(operation, exchange.caller)
+            if exchange.caller is not None:
+                await self._limiter.rate(exchange.caller.tenant, operation, exchange.told)
             with self._admission.enter(exchange.caller.tenant if exchange.caller else "") as place:
                 turn = self._turn(operation, request, exchange.caller)
                 raw = await self._read(operation, request, place)
@@ -221,9 +222,6 @@ class Door:
         except Unauthorized:
             self._limiter.addresses.failed(request.remote)
             raise
-
-    async def _rated(self, operation: Operation, caller: Caller | None) -> Mapping[str, str]:
-        return await self._limiter.rate(caller.tenant, operation) if caller else {}
 
     def _turn(
         self, operation: Operation, request: Request, caller: Caller | None

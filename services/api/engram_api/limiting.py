@@ -9,10 +9,10 @@ from engram_api.addresses import Addresses
 from engram_api.quotas import QuotaCheck
 from engram_api.rates import Rates
 from engram_api.routes import Operation
-from engram_contracts.control import Limits, Rate, RouteClass
+from engram_contracts.control import Limits, Quotas, Rate, RouteClass
 from engram_contracts.recovery import SYSTEM
 
-_NO_HEADERS: Mapping[str, str] = {}
+_METRICS = tuple(Quotas.model_fields)
 
 
 class Limiter:
@@ -24,17 +24,16 @@ class Limiter:
         self._quotas = quotas
         self.addresses = addresses
 
-    async def rate(self, tenant: str, operation: Operation) -> Mapping[str, str]:
-        """Let a request pass; the headers that tell its client what is left. Raises `RateLimited`."""
-        if tenant == SYSTEM:
-            return _NO_HEADERS
+    async def rate(self, tenant: str, operation: Operation, told: dict[str, str]) -> None:
+        """Let a request pass; `told` gets the headers that tell its client what is left. Raises `RateLimited`."""
         rates = self._limits(tenant).rates
-        return await self._rates.take(tenant, _of(operation, rates)) if rates else _NO_HEADERS
+        if rates and tenant != SYSTEM:
+            await self._rates.take(tenant, _of(operation, rates), told)
 
     async def quota(self, tenant: str, operation: Operation, body: Any) -> None:
         """Raise `QuotaExceeded` where a request would go beyond a quota."""
-        if tenant != SYSTEM:
-            quotas = self._limits(tenant).quotas
+        quotas = self._limits(tenant).quotas
+        if tenant != SYSTEM and any(getattr(quotas, name) is not None for name in _METRICS):
             await self._quotas.check(tenant, quotas, operation, body)
 
 

@@ -57,12 +57,18 @@ class Rates:
         self._clock = clock
         self._leases: OrderedDict[tuple[str, RouteClass], Lease] = OrderedDict()
 
-    async def take(self, tenant: str, rates: Mapping[RouteClass, Rate]) -> dict[str, str]:
-        """Take one token from each bucket; the headers that tell of them.
+    async def take(self, tenant: str, rates: Mapping[RouteClass, Rate], told: dict[str, str]) -> None:
+        """Take one token from each bucket; `told` gets the headers that tell of them.
 
         Raises `RateLimited` where one is empty; what was taken from the others is given back.
         """
         taken: list[tuple[RouteClass, Lease]] = []
+        try:
+            await self._take(tenant, rates, taken)
+        finally:
+            told.update(self.headers(taken))
+
+    async def _take(self, tenant: str, rates: Mapping[RouteClass, Rate], taken: list[tuple[RouteClass, Lease]]) -> None:
         for name, rate in rates.items():
             lease = self._lease(tenant, name, rate)
             taken.append((name, lease))
@@ -75,7 +81,6 @@ class Rates:
                     retry_after=wait,
                     details={"class": name, "per_minute": rate.per_minute, "burst": rate.burst},
                 )
-        return self.headers(taken)
 
     def headers(self, leases: list[tuple[RouteClass, Lease]]) -> dict[str, str]:
         """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers)."""

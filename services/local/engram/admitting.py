@@ -9,10 +9,14 @@ from typing import Any
 
 from engram.door import running
 from engram.operating import bounded, settings_for
+from engram.trails import actor
+from engram.verifying import connected
 from engram_contracts.errors import NotFound, Rejected, Unavailable
 from engram_contracts.topology import TENANTS
+from engram_contracts.trail import Act
 from engram_runtime.credentials import Credential, Credentials, Role, is_let_in
 from engram_runtime.nats_bus import open_bus
+from engram_runtime.trail import note
 
 PATIENCE = 20.0
 LOOK_SECONDS = 0.05
@@ -24,6 +28,7 @@ async def issue(data_dir: Path, tenant: str, role: Role, name: str) -> dict[str,
     await _require(data_dir, tenant)
     made = _credentials(data_dir).issue(tenant, role, name, now=datetime.now(UTC))
     await _until(url, made, let_in=True)
+    await _noted(data_dir, "nats-creds-issue", made)
     return {**_told(made), "url": url, "password": made.password}
 
 
@@ -39,7 +44,16 @@ async def revoke(data_dir: Path, user: str) -> dict[str, Any]:
         raise NotFound(f"there are no credentials {user!r}; see `engram nats-creds list`")
     if url := running(data_dir).get("nats"):
         await _until(url, gone[0], let_in=False)
+        await _noted(data_dir, "nats-creds-revoke", gone[0])
     return _told(gone[0])
+
+
+async def _noted(data_dir: Path, action: str, credential: Credential) -> None:
+    async with connected(data_dir) as bus:
+        act = Act(
+            tenant=credential.tenant, at=datetime.now(UTC), action=action, actor=actor(), targets=(credential.id,)
+        )
+        await note(bus, act, writer="command")
 
 
 def _credentials(data_dir: Path) -> Credentials:

@@ -50,7 +50,7 @@ async def passed(doors: list[Rates], requests: int, rate: Rate, tenant: str = "a
     count = 0
     for number in range(requests):
         try:
-            await doors[number % len(doors)].take(tenant, {"standard": rate})
+            await doors[number % len(doors)].take(tenant, {"standard": rate}, {})
             count += 1
         except RateLimited:
             pass
@@ -88,7 +88,7 @@ async def test_a_burst_passes_and_the_next_request_is_told_how_long_to_wait() ->
 
     assert await passed([door], 10, STANDARD) == 10
     with pytest.raises(RateLimited) as refused:
-        await door.take("acme", {"standard": STANDARD})
+        await door.take("acme", {"standard": STANDARD}, {})
 
     assert refused.value.retry_after == pytest.approx(1.0)
     assert refused.value.details["class"] == "standard"
@@ -120,7 +120,7 @@ async def test_a_door_asks_for_a_slice_at_a_time_and_not_when_the_bucket_is_empt
     assert store.writes == 4
     for _ in range(100):
         with pytest.raises(RateLimited):
-            await door.take("acme", {"standard": QUICK})
+            await door.take("acme", {"standard": QUICK}, {})
     assert store.writes == 4
 
 
@@ -128,7 +128,7 @@ async def test_requests_at_once_share_one_draw() -> None:
     clock = Clock()
     (door,), store = doors(1, clock)
 
-    await asyncio.gather(*(door.take("acme", {"standard": QUICK}) for _ in range(200)))
+    await asyncio.gather(*(door.take("acme", {"standard": QUICK}, {}) for _ in range(200)))
 
     assert store.writes == 1
 
@@ -136,7 +136,7 @@ async def test_requests_at_once_share_one_draw() -> None:
 async def test_a_slice_that_was_not_used_is_forgotten() -> None:
     clock = Clock()
     (one, other), _ = doors(2, clock)
-    await one.take("acme", {"standard": QUICK})
+    await one.take("acme", {"standard": QUICK}, {})
     clock.now += 2
 
     assert await passed([other, one], 3_000, QUICK) == 1_000
@@ -146,11 +146,11 @@ async def test_a_request_that_one_class_refuses_costs_nothing_in_the_other() -> 
     clock = Clock()
     (door,), _ = doors(1, clock)
     both = {"standard": STANDARD, "model": Rate(per_minute=10, burst=1)}
-    await door.take("acme", both)  # type: ignore[arg-type]  # a dict of literals
+    await door.take("acme", both, {})  # type: ignore[arg-type]  # a dict of literals
 
     for _ in range(5):
         with pytest.raises(RateLimited) as refused:
-            await door.take("acme", both)  # type: ignore[arg-type]  # as above
+            await door.take("acme", both, {})  # type: ignore[arg-type]  # as above
         assert refused.value.retry_after == pytest.approx(6.0)
 
     assert await passed([door], 20, STANDARD) == 9
@@ -160,7 +160,9 @@ async def test_headers_tell_the_policy_and_what_is_left() -> None:
     clock = Clock()
     (door,), _ = doors(1, clock)
 
-    headers = await door.take("acme", {"standard": STANDARD, "model": Rate(per_minute=10, burst=5)})
+    headers: dict[str, str] = {}
+
+    await door.take("acme", {"standard": STANDARD, "model": Rate(per_minute=10, burst=5)}, headers)
 
     assert headers["RateLimit-Policy"] == '"standard";q=60;w=60, "model";q=10;w=60'
     assert headers["RateLimit"].startswith('"standard";r=9;t=')
