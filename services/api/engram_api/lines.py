@@ -21,7 +21,7 @@ from engram_contracts.messages import Message
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
-LOOK_SECONDS = 0.02
+LOOK_SECONDS, LONGEST_LOOK = 0.02, 0.2
 TURN = 25
 """So many connections are looked after before others get their turn."""
 
@@ -107,14 +107,15 @@ class Line:
     async def room(self) -> None:
         """Return once the client has read most of what it was sent. Raises `EndError` where it reads nothing."""
         loop = asyncio.get_running_loop()
-        least, deadline = self.unread, loop.time() + self._slow
+        least, deadline, pause = self.unread, loop.time() + self._slow, LOOK_SECONDS
         while self.unread > self._most // 2:
             self._check()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(pause)
             if self.unread < least:
-                least, deadline = self.unread, loop.time() + self._slow
+                least, deadline, pause = self.unread, loop.time() + self._slow, LOOK_SECONDS
             elif loop.time() > deadline:
                 self.end("slow")
+            pause = min(2 * pause, LONGEST_LOOK)
         self._check()
 
     def _check(self) -> None:

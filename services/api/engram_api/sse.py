@@ -80,6 +80,7 @@ async def _finished(response: web.StreamResponse, line: Line, outlet: Outlet) ->
         return
     if end.error is not None:
         refusal = Refusal(code=end.error.code, message=end.error.message)
-        line.transport.write(outlet.frame("error", refusal.encode(), None))
+        with contextlib.suppress(OSError, RuntimeError):
+            line.transport.write(outlet.frame("error", refusal.encode(), None))
     with contextlib.suppress(ConnectionError):
         await response.write_eof()
