@@ -81,10 +81,10 @@ def test_every_variable_is_a_setting_and_secrets_come_in_files(name: str) -> Non
             assert (variable.endswith("_FILE") and value.startswith("/run/secrets/")) or value == ""
 
 
-def test_what_a_worker_keeps_lies_on_a_volume_and_doors_and_embedders_keep_nothing() -> None:
+def test_what_a_worker_keeps_lies_on_a_volume_and_doors_keep_nothing() -> None:
     said = services()
     kept = {name: [mount for mount in said[name].get("volumes", ()) if "/var/lib/engram" in mount] for name in OURS}
 
-    assert all(kept[name] for name in ("graph", "metering", "provision"))
-    assert not any(kept[name] for name in ("api", "embedder", "vectors", "reasoner", "recovery"))
+    assert all(kept[name] for name in ("graph", "metering", "embedder", "provision"))
+    assert not any(kept[name] for name in ("api", "vectors", "reasoner", "recovery"))
     assert not any("container_name" in said[name] for name in OURS), "a container with a name of its own cannot scale"

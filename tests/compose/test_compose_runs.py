@@ -22,13 +22,16 @@ from support.containers import Containers, containers
 from support.servers import free_port, qdrant_binary, wait_for_port
 
 TENANTS = tuple(f"tenant-{number}" for number in range(12))
-LOT = 360
+LOT = 240
 AT_ONCE = 24
-PATIENCE = 120.0
+PATIENCE = 200.0
 WORKERS = ("vectors", "graph", "reasoner", "metering", "recovery")
 EMBEDDERS = ("embedder-1", "embedder-2", "embedder-3")
 
-pytestmark = pytest.mark.skipif(qdrant_binary() is None, reason="no Qdrant server; run `make tools`")
+pytestmark = [
+    pytest.mark.skipif(qdrant_binary() is None, reason="no Qdrant server; run `make tools`"),
+    pytest.mark.timeout(480),
+]
 
 
 @dataclass

@@ -14,13 +14,14 @@ from pathlib import Path
 from engram_runtime.credentials import own_account
 
 USER = "engram"
+SECRETS = ("nats_password", "pepper", "signing_secret", "qdrant_api_key", "grafana_password")
 TAKEN = ".engram"
 SECRET_BYTES = 32
 
 
 def prepare(folder: Path, volumes: Sequence[Path]) -> list[str]:
     """Make what is missing; the names of the files that were made."""
-    made = [name for name in ("nats_password", "pepper", "qdrant_api_key", "grafana_password") if _secret(folder, name)]
+    made = [name for name in SECRETS if _secret(folder, name)]
     password, key = (_read(folder, name) for name in ("nats_password", "qdrant_api_key"))
     made += _file(folder / "nats-accounts.conf", f"accounts {{\n{own_account(USER, password)}\n}}\n")
     made += _file(folder / "qdrant.yaml", f'service: {{api_key: "{key}"}}\n')
