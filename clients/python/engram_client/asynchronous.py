@@ -390,9 +390,16 @@ class AsyncEngram:
                     if event is not None:
                         yield event
 
-    async def usage(self, *, since: str | None = None, until: str | None = None, meter: str | None = None) -> Usage:
-        """What the tenant used, in total and by day (`YYYY-MM-DD`)."""
-        query = {"since": since, "until": until, "meter": meter}
+    async def usage(
+        self,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        meter: str | None = None,
+        by: Literal["day", "hour"] = "day",
+    ) -> Usage:
+        """What the tenant used, in total and by day or hour, from day to day (`YYYY-MM-DD`), both inclusive."""
+        query = {"since": since, "until": until, "meter": meter, "by": by}
         return await self.send(Ask(method="GET", path="/v1/usage", query=query, read=data_as(Usage)))
 
     async def dead_letters(self, *, page: int = 100, **filters: str | None) -> AsyncIterator[DeadLetter]:
