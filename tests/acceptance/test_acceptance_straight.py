@@ -26,18 +26,22 @@ from engram_contracts.export import export
 from engram_contracts.ids import derived_id
 from engram_contracts.memory import MemoryFields
 from engram_contracts.topology import (
+    BUCKETS,
     CONSUMERS,
     DEAD,
     LANES,
     LOG,
+    PING_ALL,
     STREAMS,
     TENANTS,
     dead_subject,
     event_subject,
     log_subject,
+    rpc_subject,
     work_subject,
 )
 from engram_runtime.nats_bus import open_bus
+from support.every_question import every_question
 from support.servers import ROOT
 from support.system import System, embedded_system
 from support.waiting import holds
@@ -59,6 +63,14 @@ API = (
     "$SYS.REQ.USER.INFO",
 )  # fmt: skip
 
+QUESTIONS = sorted(rpc_subject(service, verb) for service, verb in every_question())
+TOPOLOGY = (
+    *(pattern.replace(">", "x") for stream in STREAMS for pattern in stream.subjects),
+    *(f"$KV.{bucket.name}.x" for bucket in BUCKETS), *(f"$JS.API.DIRECT.GET.KV_{bucket.name}" for bucket in BUCKETS),
+    *(f"$JS.API.STREAM.MSG.GET.KV_{bucket.name}" for bucket in BUCKETS), *QUESTIONS, PING_ALL,
+)  # fmt: skip
+"""Every stream, bucket and question there is."""
+
 PATTERNS = (
     ">", "*.>", "$JS.>", "$KV.>", "$SYS.>", "engram.>", "engram.event.>", "engram.event.*.progress", "engram.in.>",
     event_subject(FOREIGN, ">"), work_subject(FOREIGN, "remember"), work_subject("default", "remember"),
@@ -67,7 +79,7 @@ TARGETS = (
     *(work_subject(FOREIGN, op, urgency) for op in (*COMMANDS, "replay", "erase") for urgency in LANES),
     log_subject(FOREIGN, "remembered"), log_subject("default", "remembered"), dead_subject("embedder", FOREIGN),
     event_subject(FOREIGN, "progress"), event_subject("default", "progress"), "engram.usage.door",
-    "engram.rpc.graph.memory", work_subject("_system", "erase"), work_subject("default", "replay"), *API,
+    "engram.rpc.graph.memory", work_subject("_system", "erase"), work_subject("default", "replay"), *API, *TOPOLOGY,
 )  # fmt: skip
 
 
