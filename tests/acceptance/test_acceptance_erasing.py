@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from engram import admitting
 from engram.cli import app
 from engram.door import Door
 from engram_contracts.commands import Remember
@@ -186,13 +187,15 @@ async def test_all_that_is_kept_can_be_taken_along(system, key):
     assert len(memories) == len(of_ben) == 11
     assert [len(record["versions"]) for record in memories if record["versions"]] == [1]
     assert [record["feedback"][0]["note"] for record in memories if record["feedback"]] == [OTHERS]
-    assert {"node", "edge", "answer"} <= {record["type"] for record in records}
+    others = [record for record in records if record["type"] != "memory"]
+    assert {"node", "edge", "answer"} <= {record["type"] for record in others}, others
 
 
 async def test_a_tenant_is_erased_with_everything_it_owns_even_if_its_worker_is_killed(system, key, tmp_path):
     async with door(system, key) as calls:
         await fill(calls, OTHERS, "cleo", memories=40)
     await plant(system, TENANT, "cleo", OTHERS)
+    await admitting.issue(system.data_dir, TENANT, "writer", "")
     running = asyncio.create_task(asyncio.to_thread(_erase, system, tmp_path / "report.json"))
     await holds(lambda: _has_begun(system))
     os.kill(system.pids["recovery"], 9)
@@ -212,6 +215,8 @@ async def test_a_tenant_is_erased_with_everything_it_owns_even_if_its_worker_is_
     assert checked.exit_code == 0, checked.output
     assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o600
     assert files_with(system.data_dir / "graph", OTHERS) == []
+    assert files_with(system.data_dir / "vectors", OTHERS) == []
+    assert TENANT not in {each["tenant"] for each in admitting.listed(system.data_dir, None)}
     assert (
         files_with(system.data_dir / "nats" / "jetstream" / "jetstream" / "ENGRAM" / "streams" / "ENGRAM_LOG", OTHERS)
         == []

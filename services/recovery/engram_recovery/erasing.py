@@ -66,7 +66,7 @@ REMAINS = (
     "sums of usage by day and meter, because bills rest on them",
     "requests by id in the usage stream, which have no text and name no user, for 30 days",
     "the audit, which names ids and no text",
-    "bytes of deleted points in the index's files, until their place is used again",
+    "bytes of deleted points in an index on a server, or of more than 200,000 points, until their place is used again",
     "bytes of kept answers in the broker's files, until it packs them, a day at most",
     "this record, for 30 days",
     "backups that were made before",

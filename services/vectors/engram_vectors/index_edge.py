@@ -27,6 +27,7 @@ import qdrant_edge as edge
 from engram_contracts.errors import Conflict, Unavailable
 from engram_contracts.facts import SparseVector
 from engram_runtime.tracing import traced
+from engram_vectors.changes import dimension_of
 from engram_vectors.filters import AT, EXPIRES, TENANT, TERMS, Between, Condition, Group, Wanted, Within
 from engram_vectors.glances import Glances
 from engram_vectors.looks import Look, read_look
@@ -49,6 +50,8 @@ T = TypeVar("T")
 
 DENSE, SPARSE = "dense", "sparse"
 SLICE = 64
+MOST_RENEWED = 200_000
+"""Points that are copied in half a minute; more would keep followers waiting for longer than a hang may take."""
 QDRANT = {"db.system.name": "qdrant", "engram.adapter": "edge"}
 RESCORED = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0))
 
@@ -90,7 +93,11 @@ class EdgeIndex:
         return self._about["generation"] if self._about else None
 
     def load(self) -> None:
-        """Open the shard that is there, if one is."""
+        """Open the shard that is there, if one is; one that was about to be replaced is taken back."""
+        current, old = self._folder / "current", self._folder / "old"
+        if old.exists() and not current.exists():
+            old.rename(current)
+        shutil.rmtree(old, ignore_errors=True)
         about = self._folder / "current" / "about.json"
         if about.exists():
             self._shard = self._loaded(about.parent / "shard")
@@ -232,6 +239,44 @@ class EdgeIndex:
         if self._shard is not None:
             self._call(edge.EdgeShard.flush)
 
+    async def renew(self) -> tuple[int, int]:
+        """Copy all that is there to a new shard, which takes this one's place; the bytes of both on the disk.
+
+        So nothing of what was deleted is left. Nobody may write meanwhile; who searches is answered between slices.
+        A crash at any moment leaves the old shard or the new one. One of very many points is left as it is.
+        """
+        if self._shard is None or self._about is None or self._count() > MOST_RENEWED:
+            return 0, 0
+        current, draft, old = (self._folder / name for name in ("current", "draft", "old"))
+        before = _size(current)
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / "shard").mkdir(parents=True)
+        _guarded(_create, draft / "shard", dimension_of(self._about["model"]))
+        await self._copy_to(draft / "shard")
+        replace(draft / "about.json", json.dumps(self._about).encode())
+        self.close()
+        current.rename(old)
+        draft.rename(current)
+        self.load()
+        return before, _size(current)
+
+    async def _copy_to(self, folder: Path) -> None:
+        shard = self._loaded(folder)
+        try:
+            offset: Any = None
+            while True:
+                request = edge.ScrollRequest(offset=offset, limit=SLICE, with_payload=True, with_vector=True)
+                found, offset = self._call(edge.EdgeShard.scroll, request)
+                points = [edge.Point(uuid_of(_id(each)), each.vector or {}, each.payload or {}) for each in found]
+                if points:
+                    _guarded(edge.EdgeShard.update, shard, edge.UpdateOperation.upsert_points(points))
+                if offset is None:
+                    break
+                await asyncio.sleep(0)
+            _guarded(edge.EdgeShard.flush, shard)
+        finally:
+            shard.close()
+
     def _call(self, what: Callable[..., T], *arguments: Any) -> T:
         """A method of the shard, called."""
         if self._shard is None:
@@ -281,6 +326,10 @@ def _guarded(what: Callable[..., T], *arguments: Any) -> T:
         return what(*arguments)
     except Exception as error:
         raise Unavailable(f"the index failed: {error}") from error
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _create(folder: Path, dimension: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -61,6 +62,14 @@ class ScannedIndex(VectorIndex, Protocol):
 
     async def scan(self, tenant: str | None, start: PointId | None, limit: int) -> list[Scanned]:
         """Points in the order of their ids, from `start` on, inclusive; of one tenant, or of all."""
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """An index whose files can be written anew."""
+
+    async def renew(self) -> tuple[int, int]:
+        """Leave nothing in them of what was deleted; their bytes before and after."""
 
 
 class Mender(Handlers):
@@ -140,11 +149,15 @@ class Mender(Handlers):
             await self._index.flush()
         return Erased(removed={"points": removed} if removed else {})
 
-    async def compact(self, question: CompactIndexed) -> Compacted:
-        """Have the engine write away what was taken out, where that is for us to see to."""
-        async with self._locks[partition_of(question.tenant)]:
-            await self._index.flush()
-        return Compacted()
+    async def compact(self, _: CompactIndexed) -> Compacted:
+        """Write the index anew without what was taken out, where it is a folder of ours."""
+        async with contextlib.AsyncExitStack() as still:
+            for partition in range(PARTITIONS):
+                await still.enter_async_context(self._locks[partition])
+            if not isinstance(self._scanned, Renewable):
+                return Compacted()
+            before, after = await self._scanned.renew()
+        return Compacted(before=before, after=after)
 
     async def _points_of(self, question: EraseIndexed) -> AsyncIterator[list[PointId]]:
         """The points that are there, some at a time."""
