@@ -172,6 +172,17 @@ async def test_commands_are_served_like_requests(door: DoorUnderTest) -> None:
     assert {"remember", "get_job", "recall", "forget", "judge"} <= set(routes)
 
 
+async def test_what_was_sent_takes_effect_and_is_metered_though_its_sender_leaves(door: DoorUnderTest) -> None:
+    key = await door.new_key("hasty")
+    async with welcomed(door, key) as socket:
+        await socket.say(type="remember", id="a", body={"content": "I like tea"})
+        await socket.say(type="stop", id="a")
+
+    async with asyncio.timeout(20):
+        while "remember" not in await metered(door, "hasty"):
+            await asyncio.sleep(0.05)
+
+
 async def metered(door: DoorUnderTest, tenant: str) -> list[str]:
     """The routes that a tenant's usage tells of."""
     batches = await door.bus.archive(USAGE).read(1, pattern="engram.usage.>", limit=1_000)

@@ -7,7 +7,6 @@ transport, bounded like every open connection.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any, cast
@@ -17,6 +16,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from engram_api import speaking
 from engram_api.access import Caller, Permission
+from engram_api.calls import Stream
 from engram_api.door import Door, Exchange
 from engram_api.gate import KEY_HEADER, TENANT_HEADER, Gate
 from engram_api.lines import EndError, Line, Lines, Outlet, Reason
@@ -143,6 +143,8 @@ class Session:
         self._door = door
         self._settings = settings
         self._calls: dict[str, asyncio.Task[None]] = {}
+        self._streaming: dict[str, asyncio.Task[None]] = {}
+        self._stopped: set[str] = set()
         self._mistakes = 0
         permission = _any_permission(caller)
         self._line = Line(
@@ -169,8 +171,10 @@ class Session:
             listening = asyncio.create_task(self._listen())
             await asyncio.wait((listening, self._line.over), return_when=asyncio.FIRST_COMPLETED)
             self._line.end("done")
-            await _ended(listening, *self._calls.values())
+            await _ended(listening, *self._streaming.values())
             await self._leave(self._line.over.result())
+            if self._calls:  # what the door has begun to serve is served, and metered
+                await asyncio.wait(self._calls.values())
 
     async def _leave(self, end: EndError) -> None:
         if end.reason == "gone":
@@ -200,14 +204,20 @@ class Session:
         if isinstance(message, Ping):
             self._say(Pong())
         elif isinstance(message, Stop):
-            if (task := self._calls.get(message.id)) is not None:
-                task.cancel()
+            self._stop(message.id)
         elif message.id in self._calls:
             self._refuse(message.id, Rejected("this id is still in use; choose another one", field="id"))
         elif len(self._calls) >= MOST_CALLS:
             self._refuse(message.id, RateLimited(f"more than {MOST_CALLS} things under way on this connection"))
         else:
             self._calls[message.id] = asyncio.create_task(self._call(message))
+
+    def _stop(self, identity: str) -> None:
+        """End a stream, or have it end before it begins; what is no stream is served to its end."""
+        if (playing := self._streaming.get(identity)) is not None:
+            playing.cancel()
+        elif identity in self._calls:
+            self._stopped.add(identity)
 
     async def _call(self, ask: Ask) -> None:
         """Have the door serve a message, and send what it answers, or what it streams."""
@@ -220,6 +230,7 @@ class Session:
             self._line.end("gone")
         finally:
             del self._calls[ask.id]
+            self._stopped.discard(ask.id)
 
     async def _served(self, ask: Ask) -> None:
         spoken = speaking.request_of(ask, self._caller, remote=self._request.remote, host=self._request.host)
@@ -232,13 +243,22 @@ class Session:
                 await self._line.send(speaking.answer(ask.id, response.status, body))
                 return
             form = f"ws/{ask.id}" if isinstance(ask, Subscribe) else "ws"
-            await exchange.stream.play(Outlet(self._line, form, speaking.frame_of(ask.id)))
-        except asyncio.CancelledError:
-            if self._line.over.done():
-                raise
+            await self._played(ask.id, exchange.stream, Outlet(self._line, form, speaking.frame_of(ask.id)))
         finally:
             await self._door.let_go(exchange)
         await self._line.send(said(Stopped(id=ask.id)))
+
+    async def _played(self, identity: str, stream: Stream, outlet: Outlet) -> None:
+        """Play a stream until it ends, is stopped, or the client leaves."""
+        if identity in self._stopped or self._line.over.done():
+            return
+        playing = self._streaming[identity] = asyncio.create_task(stream.play(outlet))
+        try:
+            await asyncio.wait((playing,))
+            if not playing.cancelled():
+                playing.result()
+        finally:
+            del self._streaming[identity]
 
     def _say(self, message: Welcome | Pong | Failed) -> None:
         if not self._line.offer(said(message)):
@@ -278,11 +298,7 @@ async def _close(socket: web.WebSocketResponse, request: web.Request, code: int,
 async def _ended(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError):
-            task.result()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _headers(hello: Hello, request: web.Request) -> CIMultiDictProxy[str]:
