@@ -1,20 +1,24 @@
-"""What listeners cost producers: remember with and without 500 open connections on the same door, in turn.
+"""What listeners cost producers: remember with 500 open connections on the same door, and with them on another one.
 
-`python -m benchmarks.live` (about a minute and a half). Half of the listeners are WebSockets, half event streams; one
-in ten never reads. Figures go to standard output as JSON.
+`python -m benchmarks.live` (about two minutes). Half of the listeners are WebSockets, half event streams; one in ten
+never reads. They take turns between the door that is written to and a second one, so that the machine has the same to
+do in both cases. Figures go to standard output as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,12 +29,13 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from support.servers import free_port, wait_for_port
 from support.system import System, embedded_system
 
 LISTENERS, DEAF = 500, 50
 PER_SECOND = 20.0
 WINDOW = 5.0
-WINDOWS = 8
+WINDOWS = 6
 LARGE = "y" * 9_000
 CONTENT = "The kiln was opened and every bowl had come out green. " * 20
 
@@ -80,22 +85,22 @@ class Listener(asyncio.Protocol):
         self.counts["lost deaf" if self.deaf else "lost"] += 1
 
 
-def listen(port: int, key: str, pipe: Connection) -> None:
-    """A process of listeners: told `open`, `close` or `count`."""
-    asyncio.run(_listen(port, key, pipe))
+def listen(key: str, pipe: Connection) -> None:
+    """A process of listeners: told the port of a door to connect to, `close` or `end`."""
+    asyncio.run(_listen(key, pipe))
 
 
-async def _listen(port: int, key: str, pipe: Connection) -> None:
+async def _listen(key: str, pipe: Connection) -> None:
     loop = asyncio.get_running_loop()
     counts: Counter[str] = Counter()
     transports: list[asyncio.BaseTransport] = []
     while (told := await loop.run_in_executor(None, pipe.recv)) != "end":
-        if told == "open":
+        if isinstance(told, int):
             for number in range(LISTENERS):
                 made = await loop.create_connection(
                     partial(Listener, ("ws", "sse")[number % 2], key, deaf=number < DEAF, counts=counts),
                     "127.0.0.1",
-                    port,
+                    told,
                 )
                 transports.append(made[0])
             while counts["open"] + counts["refused"] < len(transports):
@@ -142,10 +147,34 @@ def share(values: list[float], part: float) -> float:
     return round(sorted(values)[int(len(values) * part)], 2)
 
 
-async def measure(system: System, pipe: Connection) -> dict[str, Any]:
-    """Windows with and without listeners, in turn."""
-    took: dict[str, list[list[float]]] = {"without": [], "with": []}
-    cpu: dict[str, float] = {"without": 0.0, "with": 0.0}
+def port_of(system: System) -> int:
+    """Where its door listens."""
+    return int(system.url.rsplit(":", 1)[1])
+
+
+@contextlib.contextmanager
+def second_door(system: System, port: int) -> Iterator[None]:
+    """Another door of the same system."""
+    broker = system.nats
+    assert broker.password is not None
+    settings = {
+        "ENGRAM_DATA_DIR": str(system.data_dir), "ENGRAM_SERVE_PORT": str(port), "ENGRAM_NATS_URL": broker.url,
+        "ENGRAM_NATS_USER": str(broker.user), "ENGRAM_NATS_PASSWORD": broker.password.get_secret_value(),
+        "ENGRAM_DURABILITY": "process", "ENGRAM_CONFIG": os.devnull,
+    }  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "engram_api"], env={**os.environ, **settings})
+    try:
+        wait_for_port(port, process, seconds=60.0)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def measure(system: System, pipe: Connection, other: int) -> dict[str, Any]:
+    """Windows with the listeners here and there, in turn."""
+    took: dict[str, list[list[float]]] = {"on another": [], "on the same": []}
+    cpu: dict[str, float] = {"on another": 0.0, "on the same": 0.0}
     told: list[dict[str, int]] = []
     door = system.pids["api"]
     memory = [resident(door)]
@@ -153,18 +182,16 @@ async def measure(system: System, pipe: Connection) -> dict[str, Any]:
     async with aiohttp.ClientSession(headers=system.headers) as session:
         await produce(session, system, 2.0)
         for number in range(2 * WINDOWS):
-            kind = ("without", "with")[number % 2]
-            if kind == "with":
-                pipe.send("open")
-                await loop.run_in_executor(None, pipe.recv)
+            kind = ("on another", "on the same")[number % 2]
+            pipe.send(port_of(system) if kind == "on the same" else other)
+            await loop.run_in_executor(None, pipe.recv)
             before = cpu_seconds(door)
             took[kind].append(await produce(session, system, WINDOW))
             cpu[kind] += cpu_seconds(door) - before
             memory.append(resident(door))
-            if kind == "with":
-                pipe.send("close")
-                told.append(await loop.run_in_executor(None, pipe.recv))
-        pipe.send("open")
+            pipe.send("close")
+            told.append(await loop.run_in_executor(None, pipe.recv))
+        pipe.send(port_of(system))
         await loop.run_in_executor(None, pipe.recv)
         await produce(session, system, 15.0, LARGE)
         memory.append(resident(door))
@@ -193,10 +220,11 @@ def main() -> None:
         embedded_system(Path(folder), environ={"ENGRAM_SERVE_SLOW_SECONDS": "3"}) as system,
     ):
         ours, theirs = multiprocessing.Pipe()
-        port = int(system.url.rsplit(":", 1)[1])
-        process = multiprocessing.Process(target=listen, args=(port, system.admin_key, theirs))
+        other = free_port()
+        process = multiprocessing.Process(target=listen, args=(system.admin_key, theirs))
         process.start()
-        print(json.dumps(asyncio.run(measure(system, ours)), indent=1))
+        with second_door(system, other):
+            print(json.dumps(asyncio.run(measure(system, ours, other)), indent=1))
         ours.send("end")
         process.join()
 
