@@ -24,7 +24,7 @@ from engram_runtime.nats_bus import open_bus
 from engram_runtime.settings import NatsSettings
 from support.servers import free_port
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 TAIL_LINES = 25
 
