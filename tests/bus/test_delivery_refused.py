@@ -66,7 +66,7 @@ def test_a_command_without_a_permission_is_not_taken() -> None:
     taking = Taking(consumer=LANE, handler=lambda _: None, commands=(Unasked,))  # type: ignore[arg-type, return-value]
 
     with pytest.raises(ValueError, match="declares no permission"):
-        Taker(_Bus(), "embedder", taking, Breaker("embedder"))  # type: ignore[arg-type]
+        Taker(_Bus(), "embedder", taking, breaker=Breaker("embedder"), cancels=None, puller=None)  # type: ignore[arg-type]
 
 
 class _Bus:
