@@ -194,6 +194,7 @@ async def measure(system: System, pipe: Connection, other: int) -> dict[str, Any
         pipe.send(port_of(system))
         await loop.run_in_executor(None, pipe.recv)
         await produce(session, system, 15.0, LARGE)
+        await asyncio.sleep(8.0)  # a WebSocket is given a moment to read why it is closed
         memory.append(resident(door))
         async with session.get(f"{system.url}/metrics") as answer:
             lines = (await answer.text()).splitlines()
