@@ -46,6 +46,8 @@ def parameters(operation: Operation) -> Iterator[Parameter | Reference]:
         yield _parameter("deadline")
     if "wait" in operation.query.model_fields or operation.name == "think":
         yield _parameter("prefer")
+    if operation.events and "after" in operation.query.model_fields:
+        yield _parameter("resume")
 
 
 def _parameter(name: str) -> Reference:

@@ -138,6 +138,13 @@ _PARAMETERS: Json = {
         "schema": {"type": "string", "format": "date-time"},
         "example": "2099-01-31T12:00:00Z",
     },
+    "resume": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "The id of the last event that was seen; everything behind it follows.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+        "example": "4711",
+    },
     "prefer": {
         "name": "Prefer",
         "in": "header",
