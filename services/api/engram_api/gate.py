@@ -42,6 +42,8 @@ class Gate:
         self._enabled = enabled
         self._metrics_token = metrics_token
         self._tokens = tokens
+        self._callers: dict[str, tuple[KeyRecord, Caller]] = {}
+        """What was made of a key's record, as long as that is the same; as many as there are keys."""
         self._host_suffix = f".{host_suffix.strip('.').lower()}" if host_suffix else None
 
     @property
@@ -109,6 +111,14 @@ class Gate:
         identity, record = found
         if record.tenant != SYSTEM and named not in (None, record.tenant):
             raise Rejected("the request names another tenant than the key; leave it out", field=TENANT_HEADER)
+        known = self._callers.get(identity)
+        if known is not None and known[0] is record and record.tenant != SYSTEM:
+            return known[1]
+        caller = self._new_caller(identity, record, named)
+        self._callers[identity] = record, caller
+        return caller
+
+    def _new_caller(self, identity: str, record: KeyRecord, named: str | None) -> Caller:
         role = _role(record)
         return Caller(
             tenant=named or record.tenant if record.tenant == SYSTEM else record.tenant,

@@ -44,6 +44,7 @@ class Keyring:
         self.mirrors = mirrors
         self._pepper = pepper
         self._clock = clock
+        self._complete = False
         self._limits: dict[str, tuple[TenantRecord, Limits, Limits]] = {}
         self.used: dict[str, datetime] = {}
         """When keys were last used here, by id, until it is written down."""
@@ -51,7 +52,8 @@ class Keyring:
     @property
     def complete(self) -> bool:
         """Whether all records were read at least once."""
-        return all(mirror.complete.is_set() for mirror in self.mirrors)
+        self._complete = self._complete or all(mirror.complete.is_set() for mirror in self.mirrors)
+        return self._complete
 
     def verify(self, text: str) -> tuple[str, KeyRecord] | None:
         """The id and record of a key that counts now, compared in constant time; else `None`."""
