@@ -1,10 +1,14 @@
-"""Tests are named alike in every process that collects them, whatever their parameters were made of."""
+"""Tests are named alike in every process that collects them, and judge nothing by how long it took."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("engram", deadline=None)
+settings.load_profile("engram")
 
 MINTED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|\d{4}-\d\d-\d\dT\d\d:")
 
