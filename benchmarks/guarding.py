@@ -72,8 +72,8 @@ def bare() -> None:
             return
 
     class Unbounded(Limiter):
-        async def rate(self, *_: Any) -> Mapping[str, str]:
-            return {}
+        async def rate(self, *_: Any) -> None:
+            return
 
         async def quota(self, *_: Any) -> None:
             return
