@@ -52,8 +52,9 @@ async def test_a_tenant_that_floods_leaves_the_others_alone(case: Case, tmp_path
             for turn in range(2):
                 with calm.span():
                     await asyncio.sleep(seconds / 2)
-                with stormy.span():
-                    floods.append(await flooded(dataclasses.replace(flood, seed=flood.seed + turn)))
+                done = await flooded(dataclasses.replace(flood, seed=flood.seed + turn))
+                stormy.add(done.began, done.ended)
+                floods.append(done)
         ended = time.monotonic()
         await until_drained(system.nats, within=DRAIN_SECONDS)
         case.note(f"drained {time.monotonic() - ended:.0f} s after the flood")
@@ -64,7 +65,7 @@ async def test_a_tenant_that_floods_leaves_the_others_alone(case: Case, tmp_path
     verdict = audit(journal, tmp_path / "engram" / "data", dead)
     attempts = {kind: stormy.of(traffic.attempts.of(kind)) for kind in ("write", "recall")}
     others = {kind: dict(Counter(a.status for a in some)) for kind, some in attempts.items()}
-    offered = sum(done.sent for done in floods) * FLOOD_SIZE / seconds
+    offered = sum(done.sent for done in floods) * FLOOD_SIZE / sum(done.ended - done.began for done in floods)
     case.run = (
         f"2 x {seconds / 2:.0f} s, {offered:,.0f} memories a second of a tenant whose cap is {cap:g}, {taken} taken"
     )
@@ -79,7 +80,8 @@ async def test_a_tenant_that_floods_leaves_the_others_alone(case: Case, tmp_path
         case.bound(f"the others' {kind} p95 grows", during / before, UNTOUCHED, unit="times")
     assert traffic.wrong == []
     assert verdict.faults == {}
-    assert offered >= 0.9 * FLOOD_TIMES * cap
+    if offered < 0.9 * FLOOD_TIMES * cap:
+        case.missed.append(f"the flood itself: {offered:,.0f} memories a second, meant {FLOOD_TIMES * cap:,.0f}")
     asked = sum(len(some) for some in attempts.values())
     case.bound("refused of the others'", 100 * len(refused) / asked, 0.0, unit="%")
     assert len(refused) <= (0 if case.plan.long else asked * SLACK)

@@ -44,6 +44,9 @@ class Flooded:
     """What became of it: requests sent, how often each status came, and ids that were taken, by request and place."""
 
     sent: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    """When it was on, in monotonic seconds: without the start of its process, and without its last answers."""
     statuses: dict[str, int] = field(default_factory=dict)
     taken: list[tuple[int, int, str]] = field(default_factory=list)
 
@@ -73,13 +76,14 @@ async def _run(flood: Flood) -> Flooded:
             statuses[str(status)] += 1
             done.taken += [(number, place, item["id"]) for place, item in enumerate(items) if "id" in item]
 
-        began = time.monotonic()
+        began = done.began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             while time.monotonic() < began + flood.seconds:
                 body = bodies[done.sent] if done.sent < len(bodies) else _body(flood, done.sent)
                 tasks.create_task(send(done.sent, body))
                 done.sent += 1
                 await asyncio.sleep(max(0.0, began + done.sent / flood.requests - time.monotonic()))
+            done.ended = time.monotonic()
     done.statuses = dict(statuses)
     return done
 

@@ -154,7 +154,11 @@ class Spans:
         """The length of the block belongs to it."""
         began = time.monotonic()
         yield
-        self._spans.append((began, time.monotonic()))
+        self.add(began, time.monotonic())
+
+    def add(self, began: float, ended: float) -> None:
+        """This stretch belongs to it, in monotonic seconds."""
+        self._spans.append((began, ended))
 
     def of(self, attempts: list[Attempt]) -> list[Attempt]:
         """Those that were sent then."""

@@ -30,7 +30,7 @@ class ServeSettings(Section):
     tenant's, `tenant_bytes` what one tenant has waiting on the work stream. Past its own bounds a tenant is refused
     with 429, past those of all with 503; who holds least is refused last. `tenant_share` is how many memories a second
     one tenant may send as bulk while another is served, `tenant_questions` how many of its recalls and reads go on at
-    the same time then; others of it wait.
+    the same time then; others of it wait, a second at most.
 
     `streams` bounds the connections that stay open (event streams and WebSockets), `tenant_streams` what of them is one
     tenant's. A client of one may have `unread_bytes` unread; without reading any for `slow_seconds` it is closed. A

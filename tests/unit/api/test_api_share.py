@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -111,6 +112,14 @@ async def test_questions_of_a_tenant_take_turns_while_others_are_served_and_each
         await asyncio.gather(*(ask(n) for n in range(20)))
 
     assert (len(at_once), max(at_once)) == (20, QUESTIONS)
+
+
+async def test_a_question_that_waited_for_long_goes_on_and_is_not_refused(share: Share) -> None:
+    share.served("b")
+
+    async with asyncio.timeout(30.0), contextlib.AsyncExitStack() as slow:
+        for _ in range(QUESTIONS + 2):
+            await slow.enter_async_context(share.question("a"))
 
 
 def test_workers_are_told_now_and_then_who_is_served(share: Share, clock: Clock, told: list[Served]) -> None:
