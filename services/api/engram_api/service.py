@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from pydantic import SecretStr
 
@@ -20,7 +21,7 @@ from engram_api.committer import Committer
 from engram_api.door import Door
 from engram_api.gate import Gate
 from engram_api.handlers import Handlers
-from engram_api.keyring import open_keyring
+from engram_api.keyring import Keyring, open_keyring
 from engram_api.limiting import Limiter
 from engram_api.lines import Lines
 from engram_api.listening import listening
@@ -70,69 +71,113 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         if isinstance(bus, Reconnecting):
             bus.reconnected.append(watch_again)
         await stack.enter_async_context(noting_uses(bus, keyring))
-        gate = Gate(
-            keyring,
-            enabled=settings.auth.enabled,
-            metrics_token=_secret(settings.metrics.token),
-            tokens=_tokens(settings.auth, stack),
-            host_suffix=settings.auth.host_suffix,
-        )
-        name = f"door-{new_id()[-12:]}"
-        usage = UsageLog(bus, name, waiting=serve.waiting, within=serve.broker_seconds)
-        stack.push_async_callback(usage.close)
-        quotas = QuotaCheck(bus)
-        stack.push_async_callback(quotas.close)
-        limiter = Limiter(keyring.limits, Rates(bus.bucket(RATES)), quotas, _addresses(settings.limits))
-        refusals = Refusals(bus, name, every=settings.audit.every) if settings.audit.enabled else None
-        if refusals is not None:
-            stack.push_async_callback(refusals.close)
-        pressure = Pressure(bus)
-        stack.push_async_callback(pressure.close)
-        announcer = Announcer(bus)
-        stack.push_async_callback(announcer.close)
-        share = Share(serve.tenant_share, questions=serve.tenant_questions, tell=announcer.announce)
-        writer = Writer(
-            _committer(bus, serve), _committer(bus, serve), Outstanding(bus, most=serve.tenant_bytes), pressure, share
-        )
-        stack.push_async_callback(writer.close)
-        repeats = Repeats(bus.bucket(IDEMPOTENCY), wait=serve.repeat_seconds, lease=serve.lease_seconds)
-        stack.push_async_callback(repeats.close)
-        whereabouts = Whereabouts(bus, within=serve.ask_seconds)
-        waits = Waits(bus, whereabouts)
+        parts = _parts(settings, bus, keyring, stack)
+        waits = Waits(bus, parts.whereabouts)
         handlers = Handlers(
             bus,
-            Acceptor(writer, waits, serve, pepper),
-            whereabouts,
+            Acceptor(parts.writer, waits, serve, pepper),
+            parts.whereabouts,
             Readiness(bus, keyring.check),
             waits,
             registers=Registers.of(bus, keyring),
             ask_seconds=serve.ask_seconds,
             pepper=pepper,
         )
-        admission = Admission(
-            requests=serve.requests, tenant_requests=serve.tenant_requests, body_bytes=serve.body_bytes
+        door = parts.door(handlers, serve)
+        arrivals = Arrivals(
+            parts.gate, parts.admission, limiter=parts.limiter, writer=parts.writer, usage=parts.usage, pepper=pepper
         )
-        lines = Lines(total=serve.streams, each=serve.tenant_streams)
-        door = Door(
-            handlers,
-            serve,
-            gate=gate,
-            admission=admission,
-            share=share,
-            limiter=limiter,
-            usage=usage,
-            refusals=refusals,
-            repeats=repeats,
-            lines=lines,
-        )
-        arrivals = Arrivals(gate, admission, limiter=limiter, writer=writer, usage=usage, pepper=pepper)
         await stack.enter_async_context(arriving(bus, arrivals))
         application = door.application()
-        application.router.add_get(sockets.PATH, sockets.Sockets(door, gate, Tickets(bus), lines, serve).serve)
+        talks = sockets.Sockets(door, parts.gate, Tickets(bus), parts.lines, serve)
+        application.router.add_get(sockets.PATH, talks.serve)
         await stack.enter_async_context(listening(application, serve))
-        await stack.enter_async_context(lines.looked_after())
+        await stack.enter_async_context(parts.lines.looked_after())
         stack.callback(waits.close)
         yield Service(name="api", checks={"keys": keyring.check})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What a request meets on its way in, and what writes and meters it."""
+
+    gate: Gate
+    admission: Admission
+    share: Share
+    limiter: Limiter
+    usage: UsageLog
+    refusals: Refusals | None
+    repeats: Repeats
+    lines: Lines
+    writer: Writer
+    whereabouts: Whereabouts
+
+    def door(self, handlers: Handlers, serve: ServeSettings) -> Door:
+        """The door that is made of them."""
+        return Door(
+            handlers,
+            serve,
+            gate=self.gate,
+            admission=self.admission,
+            share=self.share,
+            limiter=self.limiter,
+            usage=self.usage,
+            refusals=self.refusals,
+            repeats=self.repeats,
+            lines=self.lines,
+        )
+
+
+def _parts(settings: Settings, bus: Bus, keyring: Keyring, stack: contextlib.AsyncExitStack) -> _Parts:
+    """The parts; each that holds something is closed with the stack, the last one first."""
+    serve = settings.serve
+    name = f"door-{new_id()[-12:]}"
+    usage = _closing(stack, UsageLog(bus, name, waiting=serve.waiting, within=serve.broker_seconds))
+    quotas = _closing(stack, QuotaCheck(bus))
+    refusals = _closing(stack, Refusals(bus, name, every=settings.audit.every)) if settings.audit.enabled else None
+    announcer = _closing(stack, Announcer(bus))
+    share = Share(serve.tenant_share, questions=serve.tenant_questions, tell=announcer.announce)
+    return _Parts(
+        gate=Gate(
+            keyring,
+            enabled=settings.auth.enabled,
+            metrics_token=_secret(settings.metrics.token),
+            tokens=_tokens(settings.auth, stack),
+            host_suffix=settings.auth.host_suffix,
+        ),
+        admission=Admission(
+            requests=serve.requests, tenant_requests=serve.tenant_requests, body_bytes=serve.body_bytes
+        ),
+        share=share,
+        limiter=Limiter(keyring.limits, Rates(bus.bucket(RATES)), quotas, _addresses(settings.limits)),
+        usage=usage,
+        refusals=refusals,
+        writer=_writer(serve, bus, share, stack),
+        repeats=_closing(stack, Repeats(bus.bucket(IDEMPOTENCY), wait=serve.repeat_seconds, lease=serve.lease_seconds)),
+        lines=Lines(total=serve.streams, each=serve.tenant_streams),
+        whereabouts=Whereabouts(bus, within=serve.ask_seconds),
+    )
+
+
+def _writer(serve: ServeSettings, bus: Bus, share: Share, stack: contextlib.AsyncExitStack) -> Writer:
+    pressure = _closing(stack, Pressure(bus))
+    outstanding = Outstanding(bus, most=serve.tenant_bytes)
+    return _closing(stack, Writer(_committer(bus, serve), _committer(bus, serve), outstanding, pressure, share))
+
+
+class Closable(Protocol):
+    """What finishes what it has begun."""
+
+    async def close(self) -> None:
+        """Return once that is done."""
+
+
+C = TypeVar("C", bound=Closable)
+
+
+def _closing(stack: contextlib.AsyncExitStack, part: C) -> C:
+    stack.push_async_callback(part.close)
+    return part
 
 
 def _tokens(auth: AuthSettings, stack: contextlib.AsyncExitStack) -> Tokens | None:
