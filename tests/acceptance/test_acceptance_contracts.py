@@ -152,7 +152,8 @@ async def stored(broker: Client, stream: str) -> list[Msg]:
 
 
 async def test_every_command_is_taken_and_has_its_effect(broker: Client, files: Files, course: Course) -> None:
-    dead = await stored(broker, "ENGRAM_DEAD")
+    every = await stored(broker, "ENGRAM_DEAD")
+    dead = [letter for letter in every if letter.subject.endswith(".default")]  # whose the examples are
 
     required = files.document["components"]["messages"]["DeadLetter"]["headers"]["required"]
     assert all(set(required) <= (letter.headers or {}).keys() for letter in dead)

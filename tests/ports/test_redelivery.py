@@ -25,6 +25,7 @@ from engram_metering.settings import Settings as MeteringSettings
 from engram_runtime.bus import Stored
 from engram_runtime.refetching import delivered
 from engram_runtime.service import Following, Service
+from engram_runtime.settings import AuditSettings
 from engram_vectors.service import open_service as open_vectors
 from engram_vectors.settings import Settings as VectorsSettings
 from support.memories import chunk, embedding, memory, memory_id
@@ -99,7 +100,7 @@ def stores(folder: Path) -> list[Any]:
     return [
         open_vectors(VectorsSettings(data_dir=folder), RecordingBus()),
         open_graph(GraphSettings(data_dir=folder), RecordingBus()),
-        open_metering(MeteringSettings(data_dir=folder), RecordingBus()),
+        open_metering(MeteringSettings(data_dir=folder, audit=AuditSettings(enabled=False)), RecordingBus()),
     ]
 
 
