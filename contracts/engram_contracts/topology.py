@@ -307,8 +307,10 @@ def _log_consumers(owner: str, *, batch: int, linger: float = 0.001) -> tuple[Co
     )
 
 
-EMBED_NOW = _work_consumers("embedder", INGEST, "interactive")
-EMBED_BULK = _work_consumers("embedder", INGEST, "bulk")
+OWN_FAULT = Retry(attempts=6)
+"""While a model is away the breaker holds work; what fails though it answers others is dead after half a minute."""
+EMBED_NOW = _work_consumers("embedder", INGEST, "interactive", retry=OWN_FAULT)
+EMBED_BULK = _work_consumers("embedder", INGEST, "bulk", retry=OWN_FAULT)
 GRAPH_WORK = tuple(consumer for urgency in LANES for consumer in _work_consumers("graph", GRAPH, urgency))
 THINK = tuple(
     consumer
