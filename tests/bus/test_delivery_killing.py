@@ -76,8 +76,8 @@ async def test_what_hangs_is_given_up_and_buried_and_the_others_go_on(server: Na
     async with connected(server) as bus:
         await bus.append([entry for _, entry in others] + [poison])
         async with hosted(Service(name="embedder", takes=takes), bus, Common()):
-            await until(lambda: letters_there(bus), 1)
-            await until(lambda: len(handled), OTHERS)
+            await until(lambda: letters_there(bus), 1, seconds=60)
+            await until(lambda: len(handled), OTHERS, seconds=60)
         dead = await bus.jetstream.get_last_msg("ENGRAM_DEAD", "engram.dead.embedder.*")
 
     assert dead.headers is not None
@@ -94,7 +94,7 @@ def worker(server: NatsServer, handled: Path) -> subprocess.Popen[bytes]:
 async def rest_done(server: NatsServer, handled: Path) -> None:
     process = worker(server, handled)
     try:
-        await until(lambda: len(set(handled.read_text().split())), OTHERS)
+        await until(lambda: len(set(handled.read_text().split())), OTHERS, seconds=90)
     finally:
         process.kill()
         process.wait()

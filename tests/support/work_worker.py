@@ -21,7 +21,7 @@ from engram_runtime.service import Delivery, Outcome, Service, Taking
 from engram_runtime.settings import Common, NatsSettings
 
 POISON = "poison"
-WORK = tuple(replace(consumer, ack_wait=0.5) for consumer in EMBED_NOW)
+WORK = tuple(replace(consumer, ack_wait=2.0) for consumer in EMBED_NOW)
 
 
 async def work(url: str, handled: Path) -> None:

@@ -100,6 +100,11 @@ class Puller:
                 log.warning("pull interrupted", extra={"consumer": self.consumer.name, "error": repr(error)})
                 await asyncio.sleep(0.3)
 
+    async def flush(self) -> None:
+        """Return once the server has what was answered, or cannot be reached."""
+        with contextlib.suppress(NatsError, TimeoutError):
+            await self._client.flush(timeout=2)
+
     def restart(self) -> None:
         """Begin a new session: forget what is in hand unhandled, prepare, and pull afresh."""
         self._restarting = True

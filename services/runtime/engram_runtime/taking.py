@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -54,6 +55,7 @@ TOGETHER = 2
 """So often a batch is tried together before each of its messages is on its own."""
 MOST_TRIES = 20
 """So many failed tries of a job are remembered."""
+SETTLED_REMEMBERED = 1_024
 INTERRUPTED = "an earlier try ended without an answer"
 SUSPECT_SECONDS = 2.0
 """So long others that are suspected wait for the one that is tried; what kills its worker does so at once."""
@@ -109,6 +111,8 @@ class Taker:
         self._jobs = bus.bucket(JOBS)
         self._failed: dict[int, float] = {}
         """When messages failed that were tried alone, by sequence, as long as they are tried."""
+        self._settled: deque[int] = deque(maxlen=SETTLED_REMEMBERED)
+        """Sequences that left their stream lately. A copy may still lie here, sent while the first was in hand."""
 
     async def handle(self, batch: Sequence[Msg]) -> None:
         """Handle and settle every message of the batch."""
@@ -119,7 +123,7 @@ class Taker:
             if fresh:
                 await self._together(fresh)
             for item in held:
-                if item.receipt.delivered > 1:
+                if item.receipt.delivered > 1 and item.receipt.sequence not in self._settled:
                     await self._alone(item)
 
     def _decode(self, message: Msg) -> Held:
@@ -163,22 +167,24 @@ class Taker:
             error = Internal(f"its handling ended the worker, or hung, {item.unanswered} times")
             await self._bury(item, error, Bury("worn out"))
         else:
-            await self._settle(item, await self._alone_noted(item, past))
+            async with self._suspected(item):
+                await self._settle(item, await self._alone_noted(item, past))
+                if item.unanswered:
+                    await self._puller.flush()
 
     async def _alone_noted(self, item: Held, past: JobTrouble | None) -> Outcome:
         """The outcome of a try that is written down before."""
-        async with self._suspected(item):
-            await self._note(
-                item,
-                reason=past.reason if past else INTERRUPTED,
-                code=past.code if past else "INTERNAL_ERROR",
-                unanswered=item.unanswered + 1,
-            )
-            return item.broken or (await self._attempt([item]))[0]
+        await self._note(
+            item,
+            reason=past.reason if past else INTERRUPTED,
+            code=past.code if past else "INTERNAL_ERROR",
+            unanswered=item.unanswered + 1,
+        )
+        return item.broken or (await self._attempt([item]))[0]
 
     @contextlib.asynccontextmanager
     async def _suspected(self, item: Held) -> AsyncIterator[None]:
-        """For what may have ended an earlier worker: with nothing else of that kind in hand."""
+        """For what may have ended an earlier worker: alone of its kind, until its answer has arrived."""
         if not item.unanswered:
             yield
             return
@@ -345,6 +351,7 @@ class Taker:
         decision = decide(outcome, attempt=item.attempt, retry=self._retry)
         if not isinstance(decision, Later):
             self._failed.pop(item.receipt.sequence, None)
+            self._settled.append(item.receipt.sequence)
         if isinstance(decision, Done):
             HANDLED.labels(self._stage).inc()
             await item.raw.respond(ACK)
