@@ -55,7 +55,7 @@ TOGETHER = 2
 """So often a batch is tried together before each of its messages is on its own."""
 MOST_TRIES = 20
 """So many failed tries of a job are remembered."""
-SETTLED_REMEMBERED = 1_024
+DONE_REMEMBERED = 1_024
 INTERRUPTED = "an earlier try ended without an answer"
 SUSPECT_SECONDS = 2.0
 """So long others that are suspected wait for the one that is tried; what kills its worker does so at once."""
@@ -111,8 +111,8 @@ class Taker:
         self._jobs = bus.bucket(JOBS)
         self._failed: dict[int, float] = {}
         """When messages failed that were tried alone, by sequence, as long as they are tried."""
-        self._settled: deque[int] = deque(maxlen=SETTLED_REMEMBERED)
-        """Sequences that left their stream lately. A copy may still lie here, sent while the first was in hand."""
+        self._done: deque[tuple[int, datetime]] = deque(maxlen=DONE_REMEMBERED)
+        """What was done lately, by sequence and time: a copy may still come, sent while the first was in hand."""
 
     async def handle(self, batch: Sequence[Msg]) -> None:
         """Handle and settle every message of the batch."""
@@ -123,8 +123,8 @@ class Taker:
             if fresh:
                 await self._together(fresh)
             for item in held:
-                if item.receipt.delivered > 1 and item.receipt.sequence not in self._settled:
-                    await self._alone(item)
+                if item.receipt.delivered > 1:
+                    await self._again(item)
 
     def _decode(self, message: Msg) -> Held:
         receipt = Receipt.of(message)
@@ -153,6 +153,13 @@ class Taker:
         verdicts = dict(zip((item.receipt.sequence for item in sound), outcomes, strict=True))
         for item in items:
             await self._settle(item, item.broken or verdicts[item.receipt.sequence])
+
+    async def _again(self, item: Held) -> None:
+        """A message that comes again, or only its acknowledgement, where it was done here already."""
+        if (item.receipt.sequence, item.receipt.at) in self._done:
+            await item.raw.respond(ACK)
+        else:
+            await self._alone(item)
 
     async def _alone(self, item: Held) -> None:
         """A message that comes again: count the try where a crash cannot undo it, then try."""
@@ -351,9 +358,9 @@ class Taker:
         decision = decide(outcome, attempt=item.attempt, retry=self._retry)
         if not isinstance(decision, Later):
             self._failed.pop(item.receipt.sequence, None)
-            self._settled.append(item.receipt.sequence)
         if isinstance(decision, Done):
             HANDLED.labels(self._stage).inc()
+            self._done.append((item.receipt.sequence, item.receipt.at))
             await item.raw.respond(ACK)
         elif isinstance(decision, Later):
             assert outcome is not None
