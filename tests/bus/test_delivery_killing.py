@@ -34,7 +34,6 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
         yield running
 
 
-@pytest.mark.xfail(strict=False, reason="open: now and then a neighbour is blamed, and buried as well")
 async def test_what_kills_its_worker_is_buried_after_three_and_its_neighbours_are_not(
     server: NatsServer, tmp_path: Path
 ) -> None:

@@ -115,7 +115,7 @@ async def test_a_probe_that_hangs_keeps_no_other_from_trying(monkeypatch: pytest
     hanging, tried = asyncio.Event(), asyncio.Event()
 
     async def probe(work: asyncio.Event | None) -> None:
-        async with breaker.probing:
+        async with breaker.probing.taken():
             assert await breaker.pause()
             tried.set() if work is None else await work.wait()
 

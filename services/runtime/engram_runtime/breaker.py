@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import AsyncIterator
 from typing import TypeGuard
 
 from engram_contracts.errors import EngramError, Overloaded, RateLimited, Unavailable
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 PROBE_SECONDS = 2.0
+SUSPECT_SECONDS = 2.0
 
 
 def is_away(outcome: Exception | None) -> TypeGuard[EngramError]:
@@ -29,23 +31,68 @@ class Turn:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._holder: asyncio.Task[object] | None = None
+        self._stay = object()
+        self._over: asyncio.TimerHandle | None = None
 
-    async def __aenter__(self) -> None:
+    @contextlib.asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """As the one who is in."""
         await self._lock.acquire()
-        self._holder = asyncio.current_task()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._release(asyncio.current_task())
+        stay = self._stay = object()
+        try:
+            yield
+        finally:
+            self._release(stay)
 
     def lend(self, seconds: float) -> None:
         """From now on the one who is in has so many seconds before the next comes in beside it."""
-        asyncio.get_running_loop().call_later(seconds, self._release, self._holder)
+        self._over = asyncio.get_running_loop().call_later(seconds, self._release, self._stay)
 
-    def _release(self, holder: asyncio.Task[object] | None) -> None:
-        if self._holder is holder and self._lock.locked():
-            self._holder = None
-            self._lock.release()
+    def _release(self, stay: object) -> None:
+        """End this stay, unless it was ended before."""
+        if self._stay is not stay:
+            return
+        self._stay = object()
+        if self._over is not None:
+            self._over.cancel()
+            self._over = None
+        self._lock.release()
+
+
+class Room:
+    """Many together, or one alone: what may end its worker is tried while nobody else is in hand who could be blamed.
+
+    Neither waits for the other for longer than `seconds`: what ends its worker does so soon.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._turn = Turn()
+        self._together = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @contextlib.asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        """In with others, once nobody is alone."""
+        async with self._turn.taken():
+            self._together += 1
+            self._empty.clear()
+        try:
+            yield
+        finally:
+            self._together -= 1
+            if not self._together:
+                self._empty.set()
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """In by oneself, once the others have left."""
+        async with self._turn.taken():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), self._seconds)
+            self._turn.lend(self._seconds)
+            yield
 
 
 class Breaker:
@@ -60,8 +107,8 @@ class Breaker:
         self._until = 0.0
         self._stopping = asyncio.Event()
         self.probing = Turn()
-        self.suspecting = Turn()
-        """Held while one is tried that may have ended an earlier worker, so that no other such is in hand with it."""
+        self.room = Room(SUSPECT_SECONDS)
+        """Where the stage's messages are tried, those alone that may have ended an earlier worker."""
         self.answered = 0.0
         """When the dependency last answered anybody of this stage (monotonic seconds)."""
         self.trouble: str | None = None

@@ -57,8 +57,6 @@ MOST_TRIES = 20
 """So many failed tries of a job are remembered."""
 DONE_REMEMBERED = 1_024
 INTERRUPTED = "an earlier try ended without an answer"
-SUSPECT_SECONDS = 2.0
-"""So long others that are suspected wait for the one that is tried; what kills its worker does so at once."""
 
 
 class Hung(Internal):
@@ -92,9 +90,9 @@ class Held:
 class Taker:
     """Works off one `Taking` for a stage.
 
-    Fresh messages are handled together. One that was delivered before is handled alone and its try is written down
-    first, so that a message which kills its worker is found by its recorded tries, and its neighbours are not blamed.
-    Those that were tried without an answer are tried one after the other in the whole process.
+    Fresh messages are handled together. One that was delivered before is handled by itself and its try is written down
+    first, so that a message which kills its worker is found by its recorded tries. Where an earlier delivery had no
+    answer, nothing else of the stage is in hand in this process meanwhile: no neighbour is blamed.
     """
 
     def __init__(
@@ -149,10 +147,11 @@ class Taker:
 
     async def _together(self, items: Sequence[Held]) -> None:
         sound = [item for item in items if item.delivery is not None]
-        outcomes = await self._attempt(sound) if sound else []
-        verdicts = dict(zip((item.receipt.sequence for item in sound), outcomes, strict=True))
-        for item in items:
-            await self._settle(item, item.broken or verdicts[item.receipt.sequence])
+        async with self._breaker.room.together():
+            outcomes = await self._attempt(sound) if sound else []
+            verdicts = dict(zip((item.receipt.sequence for item in sound), outcomes, strict=True))
+            for item in items:
+                await self._settle(item, item.broken or verdicts[item.receipt.sequence])
 
     async def _again(self, item: Held) -> None:
         """A message that comes again, or only its acknowledgement, where it was done here already."""
@@ -164,6 +163,9 @@ class Taker:
     async def _alone(self, item: Held) -> None:
         """A message that comes again: count the try where a crash cannot undo it, then try."""
         past = await self._trouble(item)
+        if past and past.state != "retrying":
+            await item.raw.respond(ACK)
+            return
         attempt = past.attempt + 1 if past else item.attempt - 1 + item.receipt.delivered
         item = replace(
             item, attempt=attempt, tries=past.tries if past else (), unanswered=past.unanswered if past else 0
@@ -174,10 +176,10 @@ class Taker:
             error = Internal(f"its handling ended the worker, or hung, {item.unanswered} times")
             await self._bury(item, error, Bury("worn out"))
         else:
-            async with self._suspected(item):
+            answered = past is not None and not past.unanswered
+            async with self._breaker.room.together() if answered else self._breaker.room.alone():
                 await self._settle(item, await self._alone_noted(item, past))
-                if item.unanswered:
-                    await self._puller.flush()
+                await self._puller.flush()
 
     async def _alone_noted(self, item: Held, past: JobTrouble | None) -> Outcome:
         """The outcome of a try that is written down before."""
@@ -188,16 +190,6 @@ class Taker:
             unanswered=item.unanswered + 1,
         )
         return item.broken or (await self._attempt([item]))[0]
-
-    @contextlib.asynccontextmanager
-    async def _suspected(self, item: Held) -> AsyncIterator[None]:
-        """For what may have ended an earlier worker: alone of its kind, until its answer has arrived."""
-        if not item.unanswered:
-            yield
-            return
-        async with self._breaker.suspecting:
-            self._breaker.suspecting.lend(SUSPECT_SECONDS)
-            yield
 
     async def _attempt(self, items: Sequence[Held]) -> list[Outcome]:
         """Outcomes of the items; while the dependency is away they are held, and one of them is tried now and then.
@@ -260,7 +252,7 @@ class Taker:
         if self._breaker.closed:
             yield True
             return
-        async with self._breaker.probing:
+        async with self._breaker.probing.taken():
             yield self._breaker.closed or await self._breaker.pause()
 
     async def _together_or_trip(self, items: Sequence[Held]) -> dict[int, Outcome]:
@@ -288,7 +280,7 @@ class Taker:
 
     async def _probe(self, items: list[Held]) -> dict[int, Outcome]:
         """When the pause is over, try one item; another one the next time, should it be the item's own fault."""
-        async with self._breaker.probing:
+        async with self._breaker.probing.taken():
             if self._breaker.closed:
                 return {}
             if not await self._breaker.pause():
@@ -458,9 +450,12 @@ class Taker:
         return replace(item, tries=JobTrouble.model_validate_json(value).tries) if value else item
 
     async def _trouble(self, item: Held) -> JobTrouble | None:
+        """What is written down of the message: that its job is being retried, or that just this one has ended."""
         value = await self._jobs.get(f"{item.tenant}.{item.job}")
         trouble = JobTrouble.model_validate_json(value) if value else None
-        return trouble if trouble and trouble.state == "retrying" else None
+        if trouble and (trouble.state == "retrying" or trouble.work_sequence == item.receipt.sequence):
+            return trouble
+        return None
 
     async def _note(
         self,
