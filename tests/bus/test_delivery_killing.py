@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 
 from engram_contracts.commands import Forget
-from engram_contracts.topology import EMBED_NOW
+from engram_contracts.events import JobTrouble
+from engram_contracts.topology import EMBED_NOW, JOBS
+from engram_runtime.bus import Appended
 from engram_runtime.host import hosted
 from engram_runtime.nats_bus import NatsBus
 from engram_runtime.provision import provision
 from engram_runtime.service import Delivery, Outcome, Service, Taking
 from engram_runtime.settings import Common
-from support.burying import connected, forget, letters_there, until
+from support.burying import connected, forget, letters_there, until, working
 from support.servers import ROOT, NatsServer, nats_server
 from support.work_worker import POISON, WORK
 
@@ -59,6 +61,29 @@ async def test_what_kills_its_worker_is_buried_after_three_and_its_neighbours_ar
     assert "ended the worker" in dead.headers["Engram-Dead-Reason"]
 
 
+async def test_what_was_buried_and_comes_again_is_only_acknowledged(server: NatsServer) -> None:
+    command, entry = forget("t1")
+    tried: list[str] = []
+
+    async def handle(batch: Sequence[Delivery[Any]]) -> list[Outcome]:
+        tried.extend(each.message.id for each in batch)
+        return [None] * len(batch)
+
+    async with connected(server) as bus:
+        (appended,) = await bus.append([entry])
+        assert isinstance(appended, Appended)
+        ended = JobTrouble(
+            state="dead", stage="embedder", attempt=3, reason="it ended its worker", code="INTERNAL_ERROR",
+            at=command.accepted_at, work_sequence=appended.sequence,
+        )  # fmt: skip
+        await bus.bucket(JOBS).put(f"t1.{command.id}", ended.encode())
+        await handed_back(bus, entry.subject)
+        async with working(server, handle):
+            await until(lambda: messages_in(bus, "ENGRAM_WORK"), 0)
+
+    assert tried == []
+
+
 async def test_what_hangs_is_given_up_and_buried_and_the_others_go_on(server: NatsServer) -> None:
     hanging, poison = forget()
     others = [forget() for _ in range(OTHERS)]
@@ -83,6 +108,19 @@ async def test_what_hangs_is_given_up_and_buried_and_the_others_go_on(server: Na
     assert dead.headers is not None
     assert dead.headers["Engram-Original-Nats-Msg-Id"] == hanging.id
     assert "hung, 2 times" in dead.headers["Engram-Dead-Reason"]
+
+
+async def handed_back(bus: NatsBus, subject: str) -> None:
+    """A message was delivered once, to somebody who did not answer for it."""
+    lane = next(consumer for consumer in EMBED_NOW if consumer.filters[0].split(".")[2] == subject.split(".")[2])
+    pulling = await bus.jetstream.pull_subscribe_bind(lane.name, stream=lane.stream.name)
+    (message,) = await pulling.fetch(1, timeout=5)
+    await message.nak()
+    await pulling.unsubscribe()
+
+
+async def messages_in(bus: NatsBus, stream: str) -> int:
+    return (await bus.jetstream.stream_info(stream)).state.messages
 
 
 def worker(server: NatsServer, handled: Path) -> subprocess.Popen[bytes]:

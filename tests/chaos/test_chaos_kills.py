@@ -21,9 +21,11 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3_600)]
 VICTIMS = ("nats", "embedder", "vectors", "graph", "reasoner", "metering", "recovery", "api")
 DRAIN_SECONDS = 60.0
 NEXT_SUCCESS = 3.0
+NEVER = 60.0
+"""What no success at all counts as, in seconds."""
 WRITE_GAP = 2.0
-SLACK = 3.0
-"""The machine may be shared: the short slice fails only past so many times the bound of a duration."""
+SLACK = 6.0
+"""The short slice runs beside two others, on a machine that may be shared: it fails only past so many times a bound."""
 
 
 async def test_random_kills_under_load(case: Case, tmp_path: Path) -> None:
@@ -58,8 +60,10 @@ async def test_random_kills_under_load(case: Case, tmp_path: Path) -> None:
     case.note("killed: " + ", ".join(f"{name} {count}" for name, count in sorted(killed.items())))
     case.note(f"answers {traffic.attempts.statuses('write')}, recalls {traffic.attempts.statuses('recall')}")
     for kind in ("write", "recall"):
-        waits = [traffic.attempts.next_success(kind, at) for _, at in moments]
-        worst = percentile([60.0 if wait is None else wait for wait in waits], 95)
+        waits = {at: traffic.attempts.next_success(kind, at) or NEVER for _, at in moments}
+        worst = percentile(list(waits.values()), 95)
+        slowest = sorted(moments, key=lambda moment: waits[moment[1]])[-3:]
+        case.note(f"longest to next {kind}: " + ", ".join(f"{name} {waits[at]:.1f} s" for name, at in slowest))
         case.bound(f"p95 to next {kind}", worst, NEXT_SUCCESS)
         assert worst < NEXT_SUCCESS * SLACK
     case.bound("drained after", drained, DRAIN_SECONDS, strict=True)

@@ -271,3 +271,17 @@ async def test_an_answer_of_invented_marks_alone_is_none(model: FakeModel, chat:
 
     with pytest.raises(Internal):
         await OpenAIThinker(chat).answer(inquiry)
+
+
+async def test_a_model_that_asked_for_a_pause_is_not_called_meanwhile(model: FakeModel, chat: OpenAIChat) -> None:
+    first = await failure(chat, model, Reply(status=429, retry_after="0.4"))
+    with pytest.raises(Overloaded) as second:
+        await chat.complete(SAY)
+    other = await chat.complete(SAY, model="another")
+    calls = len(model.calls)
+    await asyncio.sleep(0.5)
+    again = await chat.complete(SAY)
+
+    assert (second.value.message, calls) == (first.message, 2)
+    assert 0 < (second.value.retry_after or 0) <= 0.4
+    assert other.text and again.text

@@ -65,7 +65,8 @@ class Verdict:
 
     acked: int = 0
     kept: int = 0
-    dead: int = 0
+    dead: Counter[str] = field(default_factory=Counter)
+    """How many were buried, by stage and reason."""
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     ghosts: list[str] = field(default_factory=list)
@@ -80,7 +81,12 @@ class Verdict:
         return {kind: (len(getattr(self, kind)), getattr(self, kind)[:SHOWN]) for kind in kinds if getattr(self, kind)}
 
     def __str__(self) -> str:
-        return f"{self.acked} acknowledged, {self.kept} kept, {self.dead} dead, faults: {self.faults or 'none'}"
+        dead = f"{self.dead.total()} dead" + (f" ({_counted(self.dead)})" if self.dead else "")
+        return f"{self.acked} acknowledged, {self.kept} kept, {dead}, faults: {self.faults or 'none'}"
+
+
+def _counted(dead: Counter[str]) -> str:
+    return "; ".join(f"{count} x {reason}" for reason, count in dead.most_common(SHOWN))
 
 
 # --- while it runs ------------------------------------------------------------------------------------------
@@ -276,7 +282,8 @@ def audit(
     record = read_record(data_dir)
     indexed, strays = index() if index else read_edge(data_dir)
     stories = journal.stories()
-    verdict = Verdict(acked=journal.written, dead=len(dead), strays=[f"point {each}" for each in strays])
+    verdict = Verdict(acked=journal.written, strays=[f"point {each}" for each in strays])
+    verdict.dead.update(f"{letter.stage}: {letter.headers.get('Engram-Dead-Reason')}" for letter in dead)
     _check_record(verdict, journal, stories, record, {b.memory_id for b in dead}, spared)
     _check_doubles(verdict, record, indexed)
     _check_index(verdict, record.memories, indexed)

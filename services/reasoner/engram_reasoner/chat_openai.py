@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -25,6 +26,7 @@ from engram_reasoner.settings import LlmSettings
 from engram_reasoner.sse import DataLines
 from engram_reasoner.words import shortened
 from engram_runtime import tracing
+from engram_runtime.breaker import is_away
 from engram_runtime.tracing import Step
 
 CONNECT_SECONDS = 5.0
@@ -40,6 +42,13 @@ async def open_chat(settings: LlmSettings) -> AsyncIterator[OpenAIChat]:
         yield OpenAIChat(session, settings)
 
 
+class Pause(NamedTuple):
+    """Until when a model wants to be left alone (monotonic seconds), and what it said."""
+
+    until: float
+    error: EngramError
+
+
 class OpenAIChat:
     """See `ChatModel`. The key is sent to the model and appears nowhere else."""
 
@@ -52,6 +61,7 @@ class OpenAIChat:
         self._host = urlsplit(settings.base_url).hostname or ""
         self._model = settings.model
         self._key = settings.api_key.get_secret_value() if settings.api_key else ""
+        self._pauses: dict[str, Pause] = {}
         self.trouble: str | None = None
 
     async def complete(
@@ -62,9 +72,10 @@ class OpenAIChat:
         relay: Relay = unheard,
         as_json: bool = False,
     ) -> Completion:
-        """See `ChatModel.complete`."""
+        """See `ChatModel.complete`. A model that asked to be left alone for a while is not called meanwhile."""
         named = model or self._model
         body = self._body(messages, named, as_json=as_json)
+        self._heed_pause(named)
         try:
             with self._watched(named) as step:
                 draft = await self._within_time(body, relay)
@@ -74,9 +85,18 @@ class OpenAIChat:
         except EngramError as error:
             if error.retry == "later" or model is None:
                 self.trouble = error.message
+            if is_away(error) and error.retry_after:
+                self._pauses[named] = Pause(time.monotonic() + error.retry_after, error)
             raise
         self.trouble = None
         return completion
+
+    def _heed_pause(self, model: str) -> None:
+        """Raise what the model said, with what is left of the pause it asked for."""
+        now = time.monotonic()
+        self._pauses = {name: pause for name, pause in self._pauses.items() if pause.until > now}
+        if pause := self._pauses.get(model):
+            raise type(pause.error)(pause.error.message, retry_after=pause.until - now)
 
     @contextlib.contextmanager
     def _watched(self, model: str) -> Iterator[Step]:
