@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engram_contracts.errors import NotFound
+from engram_contracts.errors import NotFound, Unavailable
 from engram_contracts.facts import Remembered
 from engram_contracts.ids import JobId, new_id
 from engram_contracts.memory import Memory
-from engram_contracts.questions import FindIndexed, GetMemory, Indexed
+from engram_contracts.questions import FindIndexed, GetMemory, Indexed, Question
 from engram_contracts.topology import LANES, WORK, WorkSubject, log_subject
 from engram_runtime.bus import Appended, Entry
-from support.door import DoorUnderTest, Reply, open_door
+from support.door import DoorUnderTest, Reply, Script, open_door
 from support.memories import embedding
 from support.servers import nats_server
 
@@ -32,6 +33,23 @@ async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DoorUn
 
 def unknown(question: GetMemory) -> Any:
     raise NotFound(question.memory_id)
+
+
+def recorded(question: GetMemory) -> Memory:
+    now = datetime.now(UTC)
+    return Memory(id=question.memory_id, created_at=now, updated_at=now, content="a")
+
+
+def unanswered(_: FindIndexed) -> Any:
+    raise Unavailable("the index is away")
+
+
+@contextlib.contextmanager
+def scripted(door: DoorUnderTest, scripts: dict[type[Question[Any]], Script]) -> Iterator[None]:
+    before = dict(door.parts.scripts)
+    door.parts.scripts |= scripts
+    yield
+    door.parts.scripts = before
 
 
 async def lane_of(door: DoorUnderTest, job: str) -> str:
@@ -54,6 +72,22 @@ async def test_what_waits_to_be_embedded_can_be_changed_and_forgotten(door: Door
     assert (changed.status, forgotten.status) == (202, 202)
     lanes = [await lane_of(door, each["job"]) for each in (accepted, changed.data, forgotten.data)]
     assert len(set(lanes)) == 1
+
+
+async def test_without_the_index_what_waits_and_what_arrives_can_be_changed(door: DoorUnderTest) -> None:
+    accepted = (await door.call("POST", "/v1/memories", {"content": "a"})).data["id"]
+    looks = iter((unknown, recorded))
+
+    def look(question: GetMemory) -> Any:
+        return next(looks)(question)
+
+    with scripted(door, {FindIndexed: unanswered}):
+        changed = await door.call("PATCH", f"/v1/memories/{accepted}", {"content": "b"})
+        unheard_of = await door.call("DELETE", f"/v1/memories/{new_id()}")
+    with scripted(door, {FindIndexed: unanswered, GetMemory: look}):
+        arrived = await door.call("DELETE", f"/v1/memories/{new_id()}")
+
+    assert (changed.status, unheard_of.status, arrived.status) == (202, 404, 202)
 
 
 async def test_a_change_of_what_waits_among_bulk_goes_behind_it(door: DoorUnderTest) -> None:

@@ -76,9 +76,7 @@ async def test_qdrant_away_slow_and_flapping(case: Case, tmp_path: Path) -> None
     case.note(f"writes {writes}, recalls {recalls}, {traffic.degraded} degraded")
     assert traffic.wrong == []
     assert verdict.faults == {}
-    # a change of a memory that was accepted a moment ago and cannot be seen yet is refused for now, and says so
-    assert set(traffic.attempts.statuses("remember")) | set(traffic.attempts.statuses("bulk")) == {202}
-    assert set(writes) <= {202, 404, 503}
+    assert set(writes) == {202}, traffic.attempts.refusals("write")
     assert set(recalls) <= {200, 503}
     assert traffic.degraded + recalls.get(503, 0) > 0
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -141,6 +142,10 @@ class Attempts:
         for attempt in self.of(kind, since=since, until=until):
             counts[attempt.status] = counts.get(attempt.status, 0) + 1
         return dict(sorted(counts.items()))
+
+    def refusals(self, kind: str) -> list[tuple[str, int]]:
+        """What those were told that were not served, the most frequent first."""
+        return Counter(f"{a.kind} {a.status} {a.note}" for a in self.of(kind) if not a.ok).most_common(6)
 
 
 class Spans:

@@ -91,6 +91,8 @@ from engram_runtime.bus import Bus
 AnyCall = Call[Any, Any]
 
 PING_SECONDS = 0.5
+GLANCE_SECONDS = 1.0
+"""So long a change waits for the index to say whose memory it changes; then the streams are read."""
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NODE_ID: TypeAdapter[str] = TypeAdapter(NodeId)
 CANCELLABLE = ("accepted", "retrying")
@@ -435,22 +437,38 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         return Answer(data=Page(targets(found), "application/json"))
 
     async def _changeable(self, call: AnyCall) -> tuple[str, Owner, Urgency | None]:
-        """The id and owner of a memory within reach, and the urgency of its queue where it is not there yet."""
+        """The id and owner of a memory within reach, and the urgency of its queue where it is not there yet.
+
+        The index is asked because it is quick, not because it is needed: what it could know and the record does not
+        lies before the record on the streams.
+        """
         memory_id = _memory_id(call)
         try:
-            memory, _ = await self._find_memory(call)
-        except NotFound:
+            memory, _ = await self._find_memory(call, within=GLANCE_SECONDS)
+        except (NotFound, Unavailable) as error:
             found = await self._pending.find(call.caller.tenant, memory_id)
             if found is None:
-                memory, _ = await self._find_memory(call)  # it may have arrived meanwhile
+                memory = await self._arrived(call, error)
             elif reaches(call.caller, found.memory):
                 return memory_id, Owner.of(found.memory), found.urgency
             else:
-                raise
+                raise NotFound(NO_MEMORY) from error
         return memory_id, Owner.of(memory), None
 
-    async def _find_memory(self, call: AnyCall) -> tuple[Memory, tuple[str, ...]]:
+    async def _arrived(self, call: AnyCall, error: NotFound | Unavailable) -> Memory:
+        """A memory that may have arrived while it was looked for on its way. Raises what is so otherwise."""
+        try:
+            memory = await self._ask(GetMemory(tenant=call.caller.tenant, memory_id=_memory_id(call)))
+        except NotFound:
+            raise NotFound(NO_MEMORY) from error
+        if not reaches(call.caller, memory):
+            raise NotFound(NO_MEMORY) from error
+        return memory
+
+    async def _find_memory(self, call: AnyCall, *, within: float | None = None) -> tuple[Memory, tuple[str, ...]]:
         """A memory within the caller's reach, and the parts that could not help. `NotFound` when no part has it.
+
+        `within` so many seconds the index has to answer.
 
         One that is there but out of reach is looked for as long as one that is not there.
         """
@@ -464,7 +482,7 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
             pass
         except Unavailable as error:
             away = error
-        found = (await self._ask(FindIndexed(tenant=tenant, memory_id=memory_id))).found
+        found = (await self._ask(FindIndexed(tenant=tenant, memory_id=memory_id), within=within)).found
         if found is not None and reaches(call.caller, found.memory):
             return found.memory, (f"graph: {away.message}",) if away else ()
         raise away or NotFound(NO_MEMORY)
