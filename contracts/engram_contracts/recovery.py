@@ -226,7 +226,8 @@ class ReplayStatus(Message):
     start, and has dealt with those up to `cursor`. `replayed` were sent again and are gone from the dead letters
     (in a dry run: would be), `skipped` were chosen by sequence and not there, `failed` cannot be sent again, and
     `swallowed` the broker took for repeats of something else; the last two lie where they lay. `waiting` says why
-    it stands still. `seconds` is the time it ran, without interruptions; `per_second` what came of `rate`.
+    it stands still. `seconds` is the time it ran, without interruptions; `per_second` what came of
+    `rate` since it started, with them.
     """
 
     id: str

@@ -322,11 +322,11 @@ THINK = tuple(
 )  # fmt: skip
 UNTIL_DONE = Retry(attempts=100_000, endings=100_000, first=2.0, factor=1.0)
 REPLAY = Consumer(
-    name="recovery", stream=WORK, filters=(f"engram.work.*.{Replay.op}.*",), batch=1, concurrency=16, ack_wait=5.0,
+    name="recovery", stream=WORK, filters=(f"engram.work.*.{Replay.op}.*",), batch=1, concurrency=16, ack_wait=2.0,
     max_ack_pending=256, linger=0.0, longest=None,
     retry=UNTIL_DONE,
 )  # fmt: skip
-"""A replay may take hours and many workers: each interruption is a try, and the next follows soon."""
+"""A replay may take hours and many workers: each interruption is a try, and the next follows soon, to keep its rate."""
 ERASE = Consumer(
     name="erasure", stream=WORK, filters=(f"engram.work.*.{Erase.op}.{SYSTEM}",), batch=1, concurrency=4, ack_wait=5.0,
     max_ack_pending=256, linger=0.0, longest=None, retry=UNTIL_DONE,

@@ -210,7 +210,7 @@ def resume(pid: int) -> None:
 
 async def test_replay_with_its_worker_killed(case: Case, tmp_path: Path) -> None:
     count = case.plan.count(500, 10_000)
-    rate = 100.0 if not case.plan.long else 250.0
+    rate = 25.0 if not case.plan.long else 250.0
     kills = 3
     case.asked = "each exactly once in effect, rate within 10 %, resumes"
     journal = Journal(tmp_path / "journal.jsonl")
@@ -230,7 +230,7 @@ async def test_replay_with_its_worker_killed(case: Case, tmp_path: Path) -> None
     case.run = f"{count} dead letters at {rate:.0f}/s, the replayer killed {kills} times"
     case.note(str(verdict))
     case.note(f"{status.state}: {status.replayed} replayed, {status.failed} failed, {status.swallowed} swallowed")
-    case.bound("rate off by", 100 * abs(1 - (status.per_second or 0.0) / rate), 10.0, unit="%")
+    case.bound("rate off by, interruptions included", 100 * abs(1 - (status.per_second or 0.0) / rate), 10.0, unit="%")
     assert (status.state, status.replayed, status.failed, status.swallowed) == ("done", count, 0, 0)
     assert dead == []
     assert verdict.faults == {}

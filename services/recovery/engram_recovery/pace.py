@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 MOST_AT_ONCE = 200
 LOTS_A_SECOND = 50
-FORGIVEN_SECONDS = 10.0
+MADE_UP_SECONDS = 30.0
 BURST_SECONDS = 1.0
-CATCHING_UP = 1.25
+CATCHING_UP = 1.5
 """So many times the rate it goes while a delay is made up for."""
 
 
@@ -14,8 +16,8 @@ class Pace:
     """Messages in small lots, so that the rate is met over the whole run.
 
     Message number n (from 0) is due n / `rate` seconds after the start, and a lot goes out when its last message is
-    due. A delay of up to ten seconds is made up for, a quarter faster than the rate after what a second has; a longer
-    one moves the schedule.
+    due. A delay is made up for, half as fast again as the rate after what a second has; what is longer than half a
+    minute moves the schedule.
     """
 
     def __init__(self, rate: float | None, now: float) -> None:
@@ -24,13 +26,24 @@ class Pace:
         self._sent = 0
         self._next = now
 
+    @classmethod
+    def resumed(cls, rate: float | None, now: float, *, sent: int, elapsed: float) -> Self:
+        """The pace of a run that goes on where another stopped, so many seconds after the first one began.
+
+        A clock that tells of less time than what was sent took does not hold it up.
+        """
+        pace = cls(rate, now)
+        if rate is not None:
+            pace._sent, took = sent, sent / rate
+            pace._start = now - min(max(elapsed, took), took + MADE_UP_SECONDS)
+        return pace
+
     def wait(self, now: float) -> float:
         """Seconds until the next lot is due."""
         if self._rate is None:
             return 0.0
         ahead = (self._sent + self._smallest - 1) / self._rate
-        if now - self._start - ahead > FORGIVEN_SECONDS:
-            self._start = now - ahead
+        self._start = max(self._start, now - ahead - MADE_UP_SECONDS)
         return max(self._start + ahead - now, self._next - now, 0.0)
 
     def lot(self, now: float) -> int:

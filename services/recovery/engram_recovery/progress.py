@@ -14,10 +14,11 @@ from engram_contracts.recovery import (
     ReplayRecord,
     ReplayState,
 )
+from engram_recovery.pace import Pace
 from engram_runtime.bus import Extent
 
 MOST_REFUSALS = 20
-ALIVE_SECONDS = 2.5
+ALIVE_SECONDS = 1.5
 """A run that wrote its record so lately is at work. Shorter than the time after which its command comes again."""
 
 
@@ -60,6 +61,13 @@ def claimed(record: ReplayRecord, *, runner: str, extent: Extent, now: datetime)
         begin, end = (min(named), min(max(named), extent.last)) if named else (max(extent.first, 1), extent.last)
         changes |= {"started_at": now, "from_sequence": begin, "cursor": begin - 1, "until_sequence": end}
     return record.model_copy(update=changes)
+
+
+def pace_of(record: ReplayRecord, *, began: float, now: datetime) -> Pace:
+    """The pace of a run that took the record at `began` of its own clock: the schedule is that of the first run."""
+    rate = None if record.dry_run else record.rate
+    elapsed = (now - (record.started_at or now)).total_seconds()
+    return Pace.resumed(rate, began, sent=record.replayed + record.failed + record.swallowed, elapsed=elapsed)
 
 
 def upcoming(sequences: Sequence[int], after: int, most: int) -> list[int]:

@@ -22,7 +22,6 @@ from engram_recovery import marks, progress
 from engram_recovery.graveyard import Graveyard, Lot
 from engram_recovery.letters import Buried, is_ours, sent_again
 from engram_recovery.metrics import REPLAYS_ENDED
-from engram_recovery.pace import Pace
 from engram_recovery.payloads import edited
 from engram_recovery.progress import Sent
 from engram_recovery.replays import LOOK_SECONDS, Held, Replays
@@ -30,7 +29,7 @@ from engram_runtime.bus import Appended, Bus, Entry
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 1.0
+BEAT_SECONDS = 0.5
 SWALLOWED = "the broker took it for a repeat of another message"
 STREAMS: dict[str, Stream] = {"work": WORK, "log": LOG, "usage": USAGE}
 
@@ -93,7 +92,7 @@ class Replayer:
         return found
 
     async def _work(self, held: Held, command: Replay) -> None:
-        pace = Pace(None if command.dry_run else command.rate, held.began)
+        pace = progress.pace_of(held.record, began=held.began, now=self._now())
         await self._settle(held, ())
         while await self._rest(held, pace.wait(time.monotonic())):
             lot, cursor = await self._next(held.record, pace.lot(time.monotonic()))

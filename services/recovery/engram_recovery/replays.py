@@ -94,7 +94,7 @@ class Held:
 
     async def advance(self, results: list[progress.Sent], *, cursor: int) -> None:
         """Write down what became of a lot."""
-        seconds = self.record.seconds + self.quiet_seconds
+        seconds = (self._now() - (self.record.started_at or self._now())).total_seconds()
         await self.write(progress.advanced(self.record, results, cursor=cursor, seconds=seconds))
 
     async def is_cancelled(self) -> bool:

@@ -53,6 +53,32 @@ def test_no_stretch_goes_out_much_faster_than_the_rate_and_a_second_of_it(delays
             assert sent <= rate * (CATCHING_UP * (at - start) + BURST_SECONDS) + MOST_AT_ONCE / 50
 
 
+@pytest.mark.parametrize("gap", [0.0, 1.0, 2.0])
+def test_the_rate_holds_over_runs_that_were_cut_short(gap):
+    rate, count, kills = 25.0, 500, 3
+    now, sent = 0.0, 0
+    for part in range(1, kills + 2):
+        pace = Pace.resumed(rate, now, sent=sent, elapsed=now)
+        while sent < count * part / (kills + 1):
+            now += pace.wait(now)
+            lot = pace.lot(now)
+            pace.sent(lot)
+            sent += lot
+        now += gap
+
+    assert now - gap == pytest.approx(count / rate, rel=0.1)
+
+
+@given(elapsed=st.floats(-1e6, 1e6), sent=st.integers(0, 10_000))
+def test_a_clock_that_went_wrong_neither_stops_a_run_nor_lets_it_rush(elapsed, sent):
+    rate = 10.0
+
+    pace = Pace.resumed(rate, 0.0, sent=sent, elapsed=elapsed)
+
+    assert pace.wait(0.0) <= 1 / rate
+    assert pace.lot(0.0) <= rate * BURST_SECONDS
+
+
 def test_without_a_rate_nothing_waits():
     pace = Pace(None, 0.0)
 
