@@ -21,9 +21,9 @@ OPEN: frozenset[str] = frozenset({"public", "metrics"})
 """Permissions that no role has to carry, because no key is asked for."""
 
 BOUND: frozenset[str] = frozenset(
-    {"memories:read", "memories:write", "recall", "think", "jobs:read", "jobs:write", "events:read"}
+    {"memories:read", "memories:write", "recall", "think", "graph:read", "jobs:read", "jobs:write", "events:read"}
 )
-"""All that a caller bound to some users or sessions can have; the rest speaks of the whole tenant."""
+"""All that a caller bound to some users or sessions can have, narrowed to their memories; the rest is the tenant's."""
 
 _READER = frozenset({"memories:read", "recall", "think", "graph:read", "jobs:read", "events:read"})
 _WRITER = _READER | {"memories:write", "graph:write", "jobs:write"}

@@ -332,10 +332,15 @@ class NodeDetail(Message):
 
 
 class GetNode(Question[NodeDetail]):
-    """One node; `NotFound` when the tenant has none of that id. Answered by the graph."""
+    """One node; `NotFound` when the tenant has none of that id. Answered by the graph.
+
+    With `within`, here and in the next questions, the graph is that which these memories alone tell: what is found
+    in others, and what was put by hand, is not there.
+    """
 
     service, verb, Reply = "graph", "node", NodeDetail
     tenant: Tenant
+    within: Filters | None = None
     node: NodeId
     limit: int = Field(default=20, ge=1, le=200)
 
@@ -352,6 +357,7 @@ class ListNodes(Question[NodePage]):
 
     service, verb, Reply = "graph", "nodes", NodePage
     tenant: Tenant
+    within: Filters | None = None
     type: str | None = None
     prefix: str | None = None
     limit: int = Field(default=50, ge=1, le=1_000)
@@ -379,6 +385,7 @@ class Neighbours(Question[Neighbourhood]):
 
     service, verb, Reply = "graph", "neighbours", Neighbourhood
     tenant: Tenant
+    within: Filters | None = None
     node: NodeId
     hops: int = Field(default=1, ge=1, le=3)
     limit: int = Field(default=50, ge=1, le=1_000)
@@ -398,6 +405,7 @@ class FindPath(Question[Path]):
 
     service, verb, Reply = "graph", "path", Path
     tenant: Tenant
+    within: Filters | None = None
     source: NodeId
     target: NodeId
     max_hops: int = Field(default=6, ge=1, le=10)

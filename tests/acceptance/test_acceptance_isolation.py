@@ -16,7 +16,7 @@ import pytest
 
 from engram_api.routes import OPERATIONS, Operation
 from engram_contracts.ids import new_id
-from engram_contracts.permissions import OPEN
+from engram_contracts.permissions import BOUND, OPEN
 from engram_contracts.topology import work_subject
 from support.system import System
 
@@ -226,6 +226,48 @@ async def test_a_header_that_names_another_tenant_is_refused_everywhere(scene: S
         assert (seen.status, swapped.status) == (400, 400), operation.name
 
 
+@pytest.fixture(scope="module")
+async def neighbour(scene: Scene) -> str:
+    """A key of the victim's own tenant that is bound to another user, who has a memory that names the same place."""
+    made = {"name": "bound", "role": "writer", "user_ids": ["neighbour"]}
+    key: str = (await scene.call(scene.victim, "POST", "/v1/keys", made))["key"]
+    async with asyncio.timeout(10.0):
+        while (await scene.seen(_named("list_memories"), "", key=key)).status == 401:
+            await asyncio.sleep(0.02)
+    await scene.call(key, "POST", "/v1/memories?wait=done", {"content": "Owner met Neighbour.", "speaker": "Neighbour"})
+    return key
+
+
+async def test_a_key_bound_to_one_user_sees_nothing_of_another_user_of_its_tenant(scene: Scene, neighbour: str) -> None:
+    secrets = {scene.owned[thing] for thing in ("memory", "job", "key", "member", "erasure", "replay")}
+    for operation in OPERATIONS:
+        thing = OWNED.get(operation.name)
+        if thing is not None:
+            foreign = await scene.seen(operation, scene.owned[thing], key=neighbour)
+            guessed = await scene.seen(operation, scene.guesses[thing], key=neighbour)
+            assert foreign == guessed, operation.name
+            assert foreign.status == (404 if operation.permission in BOUND else 403), (operation.name, foreign)
+        else:
+            seen = await scene.seen(operation, PATHS.get(operation.name, ""), key=neighbour, **{"Last-Event-ID": "0"})
+            said = seen.body.replace(f"what of the {CANARY}", "").replace(f"name:{CANARY}", "")
+            assert seen.status < 500 and CANARY not in said, (operation.name, seen)
+            assert not [secret for secret in secrets if secret in seen.body], (operation.name, seen)
+
+
+async def test_a_key_bound_to_one_user_has_the_graph_that_this_users_memories_tell(
+    scene: Scene, neighbour: str
+) -> None:
+    own = await scene.call(neighbour, "GET", "/v1/graph/nodes/name:Owner")
+    whole = await scene.call(scene.victim, "GET", "/v1/graph/nodes/person:Owner")
+    around = await scene.call(neighbour, "GET", "/v1/graph/neighbours?node=person:Neighbour&hops=3")
+    path = await scene.call(neighbour, "GET", "/v1/graph/path?source=person:Neighbour&target=person:Owner")
+
+    assert len(own["memory_ids"]) == own["node"]["mentions"] == 1
+    assert len(whole["memory_ids"]) == 2
+    assert [each["node"]["id"] for each in around["nodes"]] == ["person:Owner"]
+    assert path["nodes"] == ["person:Neighbour", "person:Owner"]
+
+
 async def test_what_takes_all_takes_all_of_ones_own(scene: Scene) -> None:
     for name in ("drop_some", "start_erasure"):
         assert (await scene.seen(_named(name), "", key=scene.attacker)).status < 500
@@ -235,7 +277,7 @@ async def test_what_takes_all_takes_all_of_ones_own(scene: Scene) -> None:
     found = await call(key, "POST", "/v1/recall", {"query": CANARY})
     letters = await call(key, "GET", "/v1/dead-letters")
     assert CANARY in memory["content"] and memory["version"] == 1 and not memory.get("feedback")
-    assert [hit["memory"]["id"] for hit in found["hits"]] == [scene.owned["memory"]]
+    assert found["hits"][0]["memory"]["id"] == scene.owned["memory"]
     assert str(letters["letters"][0]["sequence"]) == scene.owned["dead"]
     assert (await call(key, "GET", f"/v1/graph/nodes/name:{CANARY}"))["edges"]
     assert (await call(key, "GET", f"/v1/keys/{scene.owned['key']}"))["status"] == "active"

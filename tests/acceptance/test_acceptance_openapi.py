@@ -54,7 +54,10 @@ class Subject:
 
 @pytest.fixture(scope="module")
 async def subject(shared_system: System) -> Subject:
-    roles = {role: await shared_system.new_key("default", role) for role in get_args(Role)}
+    roles: dict[str, str] = {role: await shared_system.new_key("default", role) for role in get_args(Role)}
+    with httpx.Client(base_url=shared_system.url, headers=shared_system.headers) as door:
+        made = door.post("/v1/keys", json={"name": "bound", "role": "writer", "user_ids": ["ann"]})
+    roles["bound"] = made.json()["data"]["key"]
     keys = {**roles, "system": (shared_system.data_dir / "system.key").read_text().strip(), "nobody": ""}
     schema = schemathesis.openapi.from_url(f"{shared_system.url}/openapi.json")
     return Subject(shared_system, keys, schema, known_things(shared_system))

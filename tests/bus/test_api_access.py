@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engram_api.access import OPEN, allowed
+from engram_api.access import OPEN
 from engram_api.routes import OPERATIONS
 from engram_contracts.control import KeyRecord, TenantRecord
 from engram_contracts.errors import NotFound
@@ -83,19 +83,6 @@ async def test_a_key_is_taken_in_either_header_but_not_in_both(door: DoorUnderTe
 
     assert either.status == 404
     assert both.status == 400
-
-
-async def test_every_role_reaches_exactly_what_it_carries(door: DoorUnderTest) -> None:
-    for role in ("reader", "writer", "operator", "admin"):
-        key = await door.new_key("acme", role)
-        for operation in OPERATIONS:
-            if operation.permission in OPEN:
-                continue
-            path = operation.path.replace("{id}", new_id())
-            headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-            sent = door.session.request(operation.method, door.url + path, data=b"\xff", headers=headers)
-            async with sent as reply:  # what is streamed does not end, so only the head is read
-                assert (reply.status == 403) != allowed(role, operation.permission), (role, operation)
 
 
 async def test_a_revoked_key_and_a_deleted_key_stop_within_a_second(door: DoorUnderTest) -> None:

@@ -170,7 +170,7 @@ async def test_a_bound_key_sees_its_own_jobs_alone(door: DoorUnderTest) -> None:
     assert (await door.call("GET", f"/v1/jobs/{mine.data['job']}", key=ann)).status == 200
     assert (await door.call("GET", f"/v1/jobs/{mine.data['job']}", key=bob)).status == 404
     assert (await door.call("DELETE", f"/v1/jobs/{mine.data['job']}", key=bob)).status == 404
-    assert (await door.call("GET", "/v1/graph/nodes", key=ann)).status == 403
+    assert (await door.call("POST", "/v1/graph/nodes", {"id": "person:Ann"}, key=ann)).status == 403
 
 
 async def bound(door: DoorUnderTest, user: str) -> str:
@@ -179,6 +179,6 @@ async def bound(door: DoorUnderTest, user: str) -> str:
     record = KeyRecord.model_validate_json(await bucket.get(str(key_id(key))) or b"")
     await bucket.put(str(key_id(key)), record.model_copy(update={"bounds": Bounds(user_ids=(user,))}).encode())
     async with asyncio.timeout(5.0):
-        while (await door.call("GET", "/v1/graph/nodes", key=key)).status != 403:
+        while (await door.call("GET", "/v1/memories", key=key, user_id="nobody")).status != 403:
             await asyncio.sleep(0.01)
     return key

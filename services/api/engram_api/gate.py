@@ -12,6 +12,7 @@ from engram_api.access import OPEN, UNBOUND, Caller, Permission, granted
 from engram_api.keyring import Keyring
 from engram_contracts.control import KeyRecord
 from engram_contracts.errors import Forbidden, NotFound, Rejected, Unauthorized, Unavailable
+from engram_contracts.permissions import BOUND
 from engram_contracts.recovery import SYSTEM
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Gate:
         elif not system:
             raise Forbidden(f"this key speaks for the installation; name a tenant in {TENANT_HEADER}")
         if permission not in caller.permissions:
-            raise Forbidden(f"role {caller.role!r} as given here does not carry {permission!r}; use another key")
+            raise Forbidden(_missing(caller, permission))
 
     def _counts(self, caller: Caller) -> bool:
         """Whether what it was identified by still counts: not revoked, not expired, still a member."""
@@ -181,6 +182,12 @@ class Gate:
         host = headers.get("Host", "").partition(":")[0].lower()
         label = host.removesuffix(self._host_suffix)
         return label if label != host and _TENANT.fullmatch(label) else None
+
+
+def _missing(caller: Caller, permission: Permission) -> str:
+    if not caller.bounds.any and permission not in BOUND:
+        return f"a key bound to users or sessions cannot have {permission!r}, which concerns the whole tenant"
+    return f"role {caller.role!r} as given here does not carry {permission!r}; use another key"
 
 
 def _everyone(tenant: str) -> Caller:

@@ -69,7 +69,7 @@ from engram_contracts.commands import (
 )
 from engram_contracts.errors import Conflict, NotFound, Rejected, Unavailable
 from engram_contracts.ids import JobId
-from engram_contracts.memory import Memory, MemoryChanges, NewMemory, Owner
+from engram_contracts.memory import Filters, Memory, MemoryChanges, NewMemory, Owner
 from engram_contracts.messages import Message
 from engram_contracts.questions import (
     ExportUsage,
@@ -283,13 +283,15 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         tenant, listing, query = call.caller.tenant, "nodes", call.query
         after = unseal(query.cursor, tenant=tenant, listing=listing, pepper=self._pepper)
         page = await self._ask(
-            ListNodes(tenant=tenant, type=query.type, prefix=query.prefix, limit=query.limit, after=after)
-        )
+            ListNodes(
+                tenant=tenant, within=_part(call), type=query.type, prefix=query.prefix, limit=query.limit, after=after
+            )
+        )  # fmt: skip
         return Answer(data=NodeList.model_construct(nodes=page.nodes), meta=self._next(page.after, tenant, listing))
 
     async def get_node(self, call: Call[None, NodeQuery]) -> Answer:
         """A node and what hangs on it."""
-        question = GetNode(tenant=call.caller.tenant, node=_node_id(call), limit=call.query.limit)
+        question = GetNode(tenant=call.caller.tenant, within=_part(call), node=_node_id(call), limit=call.query.limit)
         return Answer(data=await self._ask(question))
 
     async def put_node(self, call: Call[NodeBody, WaitQuery]) -> Answer:
@@ -334,11 +336,13 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
 
     async def neighbours(self, call: Call[None, NeighboursQuery]) -> Answer:
         """What lies around a node."""
-        return Answer(data=await self._ask(Neighbours(tenant=call.caller.tenant, **_fields(call.query))))
+        question = Neighbours(tenant=call.caller.tenant, within=_part(call), **_fields(call.query))
+        return Answer(data=await self._ask(question))
 
     async def find_path(self, call: Call[None, PathQuery]) -> Answer:
         """A shortest path."""
-        return Answer(data=await self._ask(FindPath(tenant=call.caller.tenant, **_fields(call.query))))
+        question = FindPath(tenant=call.caller.tenant, within=_part(call), **_fields(call.query))
+        return Answer(data=await self._ask(question))
 
     async def get_job(self, call: Call[None, NoQuery]) -> Answer:
         """How far a command has come, and how it got there."""
@@ -493,6 +497,11 @@ def _memory_id(call: AnyCall) -> str:
     if not UUID_FORM.fullmatch(text):
         raise NotFound(NO_MEMORY)
     return text
+
+
+def _part(call: AnyCall) -> Filters | None:
+    """The memories that tell the caller's graph, where it may not reach them all."""
+    return None if call.caller.bounds.any else call.caller.narrowed(Filters())
 
 
 def _node_id(call: AnyCall) -> str:

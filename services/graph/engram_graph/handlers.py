@@ -42,6 +42,7 @@ from engram_graph.extraction import seeds
 from engram_graph.graphs import Graphs
 from engram_graph.hopping import named_in, walk
 from engram_graph.partitions import Partitions
+from engram_graph.parts import listed, part
 from engram_graph.vocabularies import Vocabularies
 from engram_graph.vocabulary import Vocabulary
 from engram_graph.walking import around, shortest_path, spread
@@ -86,6 +87,9 @@ class Questions:
 
     async def list_nodes(self, question: ListNodes) -> NodePage:
         """A page of nodes, those mentioned most first."""
+        if question.within is not None:
+            own = await self._partitions.read(question.tenant, part, question.within)
+            return listed(own.graph, question)
         page = await self._partitions.read(
             question.tenant,
             record.nodes,
@@ -103,7 +107,7 @@ class Questions:
 
     async def get_node(self, question: GetNode) -> NodeDetail:
         """A node, its strongest edges that are valid now, and the newest memories that mention it."""
-        graph, number = await self._place(question.tenant, question.node)
+        graph, number = await self._place(question, question.node)
         edges, memories = graph.surroundings(number, at=self._clock(), limit=question.limit)
         return NodeDetail.model_construct(
             node=graph.describe_node(number), edges=tuple(edges), memory_ids=tuple(memories)
@@ -111,7 +115,7 @@ class Questions:
 
     async def neighbours(self, question: Neighbours) -> Neighbourhood:
         """What lies within some hops of a node, and the edges among that."""
-        graph, number = await self._place(question.tenant, question.node)
+        graph, number = await self._place(question, question.node)
         found = around(
             graph, number, hops=question.hops, limit=question.limit, at=question.at or self._clock(),
             kind=question.edge_type,
@@ -125,8 +129,8 @@ class Questions:
 
     async def find_path(self, question: FindPath) -> Path:
         """A shortest path between two nodes over edges valid now."""
-        graph, source = await self._place(question.tenant, question.source)
-        _, target = await self._place(question.tenant, question.target)
+        vocabulary, graph = await self._seen(question)
+        source, target = (_placed(vocabulary, graph, node) for node in (question.source, question.target))
         found = await asyncio.to_thread(shortest_path, graph, source, target, most=question.max_hops, at=self._clock())
         if found is None:
             raise NotFound(
@@ -174,14 +178,17 @@ class Questions:
         graph = await self._graphs.get(tenant)
         return await self._vocabularies.get(tenant), graph
 
-    async def _place(self, tenant: str, node: str) -> tuple[Graph, int]:
-        """The graph, and the number in it of the node that an id means."""
-        vocabulary, graph = await self._graph(tenant)
-        known = vocabulary.resolve(node)
-        number = graph.node(known.key) if known is not None else -1
-        if number < 0:
-            raise NotFound(f"there is no node {node!r}")
-        return graph, number
+    async def _place(self, question: GetNode | Neighbours, node: str) -> tuple[Graph, int]:
+        """The graph that is asked, and the number in it of the node that an id means."""
+        vocabulary, graph = await self._seen(question)
+        return graph, _placed(vocabulary, graph, node)
+
+    async def _seen(self, question: GetNode | Neighbours | FindPath) -> tuple[Vocabulary, Graph]:
+        """The tenant's graph, or the part of it that is asked."""
+        if question.within is None:
+            return await self._graph(question.tenant)
+        own = await self._partitions.read(question.tenant, part, question.within)
+        return own.vocabulary, own.graph
 
 
 class Work:
@@ -214,6 +221,15 @@ class Work:
             correlation=delivery.correlation,
             trace=delivery.trace,
         )
+
+
+def _placed(vocabulary: Vocabulary, graph: Graph, node: str) -> int:
+    """The number of the node that an id means."""
+    known = vocabulary.resolve(node)
+    number = graph.node(known.key) if known is not None else -1
+    if number < 0:
+        raise NotFound(f"there is no node {node!r}")
+    return number
 
 
 def fact_of(command: Command, *, at: datetime) -> Fact:

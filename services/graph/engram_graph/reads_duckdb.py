@@ -114,7 +114,7 @@ def nodes(
         where.append("starts_with(lower(substr(id, instr(id, ':') + 1)), lower($prefix))")
         values["prefix"] = prefix
     if after is not None:
-        values["mentions"], values["id"] = _place(after)
+        values["mentions"], values["id"] = place(after)
     rows = cursor.execute(
         f"""
         SELECT id, attributes, coalesce(mentioned, 0) AS mentions FROM nodes
@@ -211,6 +211,32 @@ def graph(cursor: Cursor, tenant: str) -> GraphRows:
         evidence_memory=_plain(evidence["memory"]),
         edges=[(*row[:4], aware(row[4]), aware(row[5]), row[6]) for row in edges],
     )
+
+
+def graph_within(cursor: Cursor, tenant: str, within: Filters) -> GraphRows:
+    """The same of these memories alone: nodes that they mention, edges found in them, nothing put by hand."""
+    where, values = _where(tenant, within)
+    own = f"tenant = ? AND memory IN (SELECT key FROM memories WHERE {where})"  # noqa: S608  # our text
+    memory_rows = cursor.execute(f"SELECT key, id FROM memories WHERE {where} ORDER BY key", values).fetchnumpy()  # noqa: S608
+    mentions = cursor.execute(f"SELECT node, memory FROM mentions WHERE {own}", [tenant, *values]).fetchnumpy()  # noqa: S608
+    evidence = cursor.execute(
+        f"SELECT source, target, type, memory FROM evidence WHERE {own}",  # noqa: S608  # our text
+        [tenant, *values],
+    ).fetchnumpy()
+    types, codes = np.unique(np.asarray(evidence["type"], np.str_), return_inverse=True)
+    source, target, mentioned = (_plain(each) for each in (evidence["source"], evidence["target"], mentions["node"]))
+    keys = np.unique(np.concatenate([source, target, mentioned]))
+    node = cursor.execute(
+        "SELECT key, id FROM nodes WHERE tenant = $1 AND key IN (SELECT unnest($2::BIGINT[])) ORDER BY key",
+        [tenant, keys.tolist()],
+    ).fetchnumpy()
+    return GraphRows(
+        sequence=0, node_keys=_plain(node["key"]), node_ids=node["id"].tolist(), attributes={},
+        memory_keys=_plain(memory_rows["key"]), memory_ids=memory_rows["id"].tolist(),
+        mention_node=mentioned, mention_memory=_plain(mentions["memory"]),
+        types=types.tolist(), evidence_source=source, evidence_target=target,
+        evidence_type=codes.astype(np.int16), evidence_memory=_plain(evidence["memory"]), edges=[],
+    )  # fmt: skip
 
 
 def _plain(column: Any) -> Any:  # an array of any kind, masked where DuckDB saw room for NULLs
@@ -334,7 +360,8 @@ def _path(name: str) -> str:
     return "/metadata/" + name.replace("~", "~0").replace("/", "~1")
 
 
-def _place(after: str) -> tuple[int, str]:
+def place(after: str) -> tuple[int, str]:
+    """Mentions and id of the node that a page of nodes ended with. Raises `Rejected` where it reads otherwise."""
     mentions, _, node = after.partition("|")
     if not mentions.isdecimal() or not node:
         raise Rejected("the list cannot go on from here: not a place in it", field="after")
