@@ -33,7 +33,7 @@ from engram_contracts.errors import EngramError, Failure, Internal, RateLimited,
 from engram_contracts.ids import JobId, derived_id, new_id
 from engram_contracts.topology import ARRIVING, WORK, ArrivingSubject
 from engram_runtime.bus import Appended, Bus
-from engram_runtime.taking import decode
+from engram_runtime.decoding import decode
 
 log = logging.getLogger(__name__)
 

@@ -27,10 +27,10 @@ from engram_metering.intake import CountedForgotten, CountedRevised
 from engram_metering.ledger_duckdb import DuckLedger, open_ledger
 from engram_metering.tally import FACT_METERS, Key, uuid_of
 from engram_runtime.bus import Bus, Stored
+from engram_runtime.decoding import decode
 from engram_runtime.mirror import ended
 from engram_runtime.refetching import delivered
 from engram_runtime.service import Delivery
-from engram_runtime.taking import decode
 
 log = logging.getLogger(__name__)
 DIFFERENCES = Gauge("engram_usage_differences", "Totals that the last reconciliation found to differ from the streams.")

@@ -21,12 +21,14 @@ from nats.js.errors import APIError
 from engram_contracts.errors import EngramError, Internal, Unavailable
 from engram_contracts.topology import SETTINGS, LogSubject
 from engram_runtime.appending import CORRELATION
+from engram_runtime.burying import bury
 from engram_runtime.bus import Bus
 from engram_runtime.cuts import common_end
+from engram_runtime.decoding import decode
 from engram_runtime.delivery import Receipt
 from engram_runtime.pulling import Puller
 from engram_runtime.service import Delivery, Following, Outcome
-from engram_runtime.taking import ACK, bury, decode
+from engram_runtime.taking import ACK
 from engram_runtime.telemetry import HANDLED, HANDLING, STANDING, waited
 from engram_runtime.tracing import TRACEPARENT, processing
 from engram_runtime.tries import MOST, Tries

@@ -13,8 +13,8 @@ from engram_contracts.messages import Message
 from engram_contracts.topology import LOG, LogSubject
 from engram_runtime.appending import CORRELATION
 from engram_runtime.bus import Bus, Stored
+from engram_runtime.decoding import decode
 from engram_runtime.service import Delivery
-from engram_runtime.taking import decode
 
 AT_ONCE = 32
 PAGE = 500
