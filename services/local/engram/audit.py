@@ -37,16 +37,19 @@ def verify(
 def export(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="Where to; by default to standard output.")] = None,
+    *,
     tenant: Tenant = None,
     since: Annotated[str | None, typer.Option(help="From this time on (ISO 8601).")] = None,
     until: Annotated[str | None, typer.Option(help="Up to this time, which is left out.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write records as lines of JSON, each with the hash of the one before it."""
+    """Write records as lines of JSON, each with the hash of the one before it. Without a file they are the output."""
     from engram import trails  # noqa: PLC0415 (loads the broker's client)
 
     count = complete(lambda: trails.exported(context.obj.data_dir, file, tenant, since=since, until=until))
     if file is not None:
-        typer.echo(f"{count} records in {file}", err=True)
+        told = f"{count} records in {file}"
+        output(as_json, {"file": str(file), "records": count}, lambda _: typer.echo(told, err=True))
 
 
 def _show(told: dict[str, Any]) -> None:

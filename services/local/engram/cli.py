@@ -280,12 +280,14 @@ def usage_export(
     by: Annotated[str, typer.Option(help="day, hour, or event: every charge.")] = "hour",
     since: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
     until: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write down what the tenant used."""
     asked = {"format": file.suffix.lstrip("."), "by": by, "since": since, "until": until}
     content = complete(lambda: _with_door(context, lambda door: door.fetch("/v1/usage/export", **asked)))
     file.write_bytes(content)
-    typer.echo(f"{len(content):,} bytes in {file}", err=True)
+    told = f"{len(content):,} bytes in {file}"
+    output(as_json, {"file": str(file), "bytes": len(content)}, lambda _: typer.echo(told, err=True))
 
 
 @usage_app.command("reconcile")

@@ -62,6 +62,7 @@ def check_report(
     public_key: Annotated[
         str | None, typer.Option(help="The installation's, as you know it from elsewhere; else the report's own.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check the signature of a report, and print what it says."""
     from engram_contracts.erasing import ErasureReport  # noqa: PLC0415 (only this command needs it)
@@ -71,8 +72,12 @@ def check_report(
     if not is_genuine(said, public_key or said.public_key):
         typer.echo("engram: the signature does not fit; this report was changed, or signed by somebody else", err=True)
         raise typer.Exit(EXIT_FAILED)
-    typer.echo(said.text)
-    typer.echo(f"signed with {said.public_key}", err=True)
+    output(as_json, said.model_dump(mode="json", exclude_none=True), lambda _: _print_report(said))
+
+
+def _print_report(report: Any) -> None:
+    typer.echo(report.text)
+    typer.echo(f"signed with {report.public_key}", err=True)
 
 
 async def _export(data_dir: Path, tenant: str, user: str | None, out: Path) -> int:

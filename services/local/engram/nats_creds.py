@@ -63,12 +63,16 @@ def show(
 
 
 @app.command()
-def revoke(context: typer.Context, user: Annotated[str, typer.Argument(help="As `list` names it.")]) -> None:
+def revoke(
+    context: typer.Context,
+    user: Annotated[str, typer.Argument(help="As `list` names it.")],
+    as_json: AsJson = False,
+) -> None:
     """Take credentials back; connections made with them are closed."""
     from engram import admitting  # noqa: PLC0415 (loads the broker's client)
 
     gone = complete(lambda: admitting.revoke(context.obj.data_dir, user))
-    typer.echo(f"{gone['user']} of tenant {gone['tenant']} is revoked", err=True)
+    output(as_json, gone, lambda _: typer.echo(f"{gone['user']} of tenant {gone['tenant']} is revoked", err=True))
 
 
 def _role(text: str) -> Literal["reader", "writer"]:

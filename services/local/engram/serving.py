@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from engram.door import running
 from engram.provisioning import FIRST_KEY
 from engram.settings import Settings
 from engram.supervisor import Supervisor
+from engram.terminal import Tell
 from engram_contracts.errors import Unavailable
 from engram_runtime.settings import load
 
@@ -20,25 +21,25 @@ RESTART_SECONDS = 300.0
 LOOK_SECONDS = 0.05
 
 
-def serve(flags: Mapping[str, Any], config: Path | None, tell: Callable[[str], None]) -> None:
+def serve(flags: Mapping[str, Any], config: Path | None, tell: Tell) -> None:
     """Run until SIGTERM or SIGINT."""
     if config is not None:
         os.environ["ENGRAM_CONFIG"] = str(config)
     settings = load(Settings, flags=flags, environ=os.environ, config=config)
     key_file = settings.data_dir / FIRST_KEY
 
-    def told(line: str) -> None:
-        tell(line)
+    def told(line: str, **about: str) -> None:
+        tell(line, **about)
         if key_file.exists():
             tell(f"admin key of tenant default (shown once; also in {settings.data_dir / 'admin.key'}):")
-            tell(key_file.read_text())
+            tell(key := key_file.read_text(), admin_key=key)
             key_file.unlink()
 
     tell(f"starting; data and logs in {settings.data_dir}")
     Supervisor(settings, told).run()
 
 
-def restart(data_dir: Path, tell: Callable[[str], None]) -> None:
+def restart(data_dir: Path, tell: Tell) -> None:
     """Have the Engram on this data directory start every process anew; returns when that is done.
 
     Raises `Unavailable` when none runs there, or a process did not become ready again.
@@ -62,7 +63,7 @@ def restart(data_dir: Path, tell: Callable[[str], None]) -> None:
         raise Unavailable(f"{failed} did not become ready again; see {data_dir / 'logs' / failed!s}.log")
 
 
-def _told_changes(shown: Mapping[str, Any], now: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+def _told_changes(shown: Mapping[str, Any], now: dict[str, Any], tell: Tell) -> dict[str, Any]:
     if not now:
         raise Unavailable("Engram was stopped meanwhile")
     for name, process in now["processes"].items():

@@ -23,6 +23,7 @@ from engram import broker
 from engram.complaints import Complaints
 from engram.processes import Child, last_words, program
 from engram.settings import Settings
+from engram.terminal import Tell
 from engram.trust import trusting
 from engram.watchdog import Watchdog
 from engram_contracts.errors import Conflict, Rejected, Unavailable
@@ -60,8 +61,6 @@ DRAIN_SECONDS = (16.0, 26.0, 29.0)
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (addresses to listen on, and where to reach them)
 SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-Tell = Callable[[str], None]
-
 
 class Supervisor:
     """The parent process. `tell` gets one line for people at each event worth knowing."""
@@ -95,7 +94,7 @@ class Supervisor:
                 if self._told is None:
                     step()
             if self._told is None:
-                self._tell(f"ready on {self.url} after {time.monotonic() - began:.1f} s")
+                self._tell(f"ready on {self.url} after {time.monotonic() - began:.1f} s", url=self.url)
             while self._told is None:
                 self._watch(LOOK_SECONDS)
                 self._end_what_stands_still()

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO, Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -41,11 +41,23 @@ def guarded(work: Callable[[], T]) -> T:
         raise typer.Exit(130) from None
 
 
-def teller(as_json: bool) -> Callable[[str], None]:
+class Tell(Protocol):
+    """Says a line; `about` is what of it a program may want."""
+
+    def __call__(self, line: str, **about: str) -> None:
+        """Say it."""
+
+
+def teller(as_json: bool) -> Tell:
     """Says one thing after the other: a line for people beside the output, or a line of JSON as the output."""
-    if as_json:
-        return lambda line: typer.echo(json.dumps({"message": line}, ensure_ascii=False))
-    return lambda line: typer.echo(f"engram: {line}", err=True)
+
+    def tell(line: str, **about: str) -> None:
+        if as_json:
+            typer.echo(json.dumps({"message": line, **about}, ensure_ascii=False))
+        else:
+            typer.echo(f"engram: {line}", err=True)
+
+    return tell
 
 
 @contextlib.contextmanager

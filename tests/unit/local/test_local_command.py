@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from engram.cli import app
+from engram.terminal import teller
 from support.servers import free_port
 
 ENGRAM = str(Path(sys.executable).with_name("engram"))
@@ -47,6 +53,30 @@ def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, arguments, code, said)
     assert result == code
     assert said in error
     assert len(error.strip().splitlines()) == 1
+
+
+def commands(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
+    """Every command of the tree, with its whole name."""
+    for name, found in getattr(group, "commands", {}).items():
+        yield from commands(found, *path, name)
+    if path and (not hasattr(group, "commands") or group.invoke_without_command):
+        yield " ".join(path), group
+
+
+def test_every_command_answers_programs_in_json():
+    found = dict(commands(typer.main.get_command(app)))
+
+    assert len(found) > 40
+    assert [name for name, command in found.items() if "--json" not in str([one.opts for one in command.params])] == []
+
+
+def test_what_is_said_to_programs_has_what_they_need_in_fields_of_its_own(capsys):
+    teller(True)("ready on http://127.0.0.1:8765 after 3.0 s", url="http://127.0.0.1:8765")
+    teller(False)("ready on http://127.0.0.1:8765 after 3.0 s", url="http://127.0.0.1:8765")
+
+    said = capsys.readouterr()
+    assert json.loads(said.out)["url"] == "http://127.0.0.1:8765"
+    assert said.err == "engram: ready on http://127.0.0.1:8765 after 3.0 s\n"
 
 
 def test_what_is_no_option_is_a_usage_error(tmp_path):
