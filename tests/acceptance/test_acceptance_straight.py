@@ -7,12 +7,14 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jwt
 import nats
 import pytest
 from nats.errors import Error as NatsError
@@ -34,6 +36,7 @@ from engram_contracts.topology import (
     PING_ALL,
     STREAMS,
     TENANTS,
+    TRACES,
     dead_subject,
     event_subject,
     log_subject,
@@ -41,19 +44,28 @@ from engram_contracts.topology import (
     work_subject,
 )
 from engram_runtime.nats_bus import open_bus
+from support.background import in_background
+from support.collector import Collector, collector
 from support.every_question import every_question
+from support.fake_model import FakeModel, Reply, fake_model
 from support.servers import ROOT
 from support.system import System, embedded_system
 from support.waiting import holds
 
 FOREIGN = "rival"
 CANARY = "nightingale-in-the-larder"
+ISSUER, AUDIENCE = "https://issuer.example", "engram"
 SECRETS = {
-    "ENGRAM_METRICS_TOKEN": "canary-metrics-token-5f1e", "ENGRAM_LLM_API_KEY": "canary-model-key-77ab",
-    "ENGRAM_LLM_BASE_URL": "http://127.0.0.1:9", "ENGRAM_LLM_MODEL": "away", "ENGRAM_LOG_LEVEL": "debug",
+    "ENGRAM_METRICS_TOKEN": "canary-metrics-token-5f1e",
+    "ENGRAM_LLM_API_KEY": "canary-model-key-77ab",
+    "ENGRAM_AUTH_JWT_SECRET": "canary-of-the-issuer-c0de-0123456789",
+}
+SETTINGS = {
+    **SECRETS, "ENGRAM_LLM_MODEL": "nosy", "ENGRAM_LOG_LEVEL": "debug", "ENGRAM_AUTH_JWT_ISSUER": ISSUER,
+    "ENGRAM_AUTH_JWT_AUDIENCE": AUDIENCE, "ENGRAM_TELEMETRY_ENABLED": "true", "ENGRAM_TELEMETRY_SAMPLE_RATE": "1",
+    "OTEL_BSP_SCHEDULE_DELAY": "200",
 }  # fmt: skip
-SECRET_NAMES = ("ENGRAM_METRICS_TOKEN", "ENGRAM_LLM_API_KEY")
-"""With a model that is away; the words of all that must stay secret are looked for at the end."""
+"""Every request is traced, and the model repeats in its refusals what must stay secret."""
 API = (
     "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST",
     *(f"$JS.API.STREAM.{verb}.{stream.name}" for stream in STREAMS for verb in ("INFO", "MSG.GET", "PURGE", "DELETE")),
@@ -84,8 +96,22 @@ TARGETS = (
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with embedded_system(tmp_path_factory.mktemp("straight"), environ=SECRETS) as running:
+def traces() -> Iterator[Collector]:
+    with in_background(collector()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[FakeModel]:
+    words = f"{CANARY}: incorrect API key provided: {SECRETS['ENGRAM_LLM_API_KEY']}"
+    with in_background(fake_model(Reply(status=401, words=words))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, traces: Collector, model: FakeModel) -> Iterator[System]:
+    environ = {**SETTINGS, "ENGRAM_TELEMETRY_OTLP_ENDPOINT": traces.url, "ENGRAM_LLM_BASE_URL": model.base_url}
+    with embedded_system(tmp_path_factory.mktemp("straight"), environ=environ) as running:
         asyncio.run(running.new_key(FOREIGN, "admin"))
         yield running
 
@@ -275,29 +301,61 @@ async def test_credentials_of_nobody_are_not_issued(system):
         await admitting.issue(system.data_dir, "nobody", "writer", "")
 
 
-async def test_no_secret_and_no_text_is_in_logs_metrics_or_headers_of_dead_letters(system, credentials):
+async def test_no_secret_and_no_text_is_in_logs_metrics_traces_or_headers_of_dead_letters(
+    system, credentials, traces, model
+):
     key = await system.new_key("default", "admin")
+    token = jwt.encode(
+        {"iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "exp": time.time() + 600, "tenant": "default", "role": "writer"},
+        SECRETS["ENGRAM_AUTH_JWT_SECRET"],
+    )
     async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
-        await _misbehave(session, system, key)
+        ticket = await _misbehave(session, system, key)
+        await _misbehave(session, system, token)
         async with connected(credentials) as (connection, _):
             with pytest.raises(APIError):
                 await connection.jetstream().publish(work_subject("default", "remember"), CANARY.encode())
         await _bury(system)
-        bearer = {"Authorization": f"Bearer {SECRETS['ENGRAM_METRICS_TOKEN']}"}
-        async with session.get(f"{system.url}/metrics", headers=bearer) as answer:
-            metrics = await answer.text()
+        metrics = await _metrics_of_all(session, system)
+    assert await holds(lambda: b"chat nosy" in traces.received and b"write duckdb" in traces.received)
     told = {file.name: file.read_text(errors="replace") for file in (system.data_dir / "logs").glob("*")}
     told |= {"serve": (system.data_dir.parent / "serve.log").read_text(), "metrics": metrics}
-    told["dead letters"] = await _headers_of_the_dead(system)
+    told |= {"dead letters": await _headers_of_the_dead(system), "spans sent": traces.received.decode(errors="replace")}
+    told["spans kept"] = await _spans(system)
 
-    secrets = [key, key.rpartition("_")[2], CANARY, credentials["password"], *map(SECRETS.get, SECRET_NAMES)]
-    assert [(where, secret) for where, text in told.items() for secret in secrets if secret and secret in text] == []
+    parts = (key.rpartition("_")[2], token.rpartition(".")[2], ticket)
+    secrets = [key, token, *parts, CANARY, credentials["password"], *SECRETS.values()]
+    assert all(secrets)
+    assert [(where, secret) for where, text in told.items() for secret in secrets if secret in text] == []
     assert "Engram-Dead-Reason" in told["dead letters"]
-    assert "engram_requests_total" in metrics
+    assert "engram_requests_total" in metrics and "engram_model_calls_total" in metrics
+    assert "POST /v1/memories" in told["spans sent"] and "POST /v1/memories" in told["spans kept"]
+    assert any(SECRETS["ENGRAM_LLM_API_KEY"] in str(call.headers) for call in model.calls)
 
 
-async def _misbehave(session: aiohttp.ClientSession, system: System, key: str) -> None:
-    """Requests that fail in many ways, with what must stay secret in every part of them."""
+async def _metrics_of_all(session: aiohttp.ClientSession, system: System) -> str:
+    """What every process tells Prometheus, and where they are."""
+    bearer = {"Authorization": f"Bearer {SECRETS['ENGRAM_METRICS_TOKEN']}"}
+
+    async def page(url: str) -> str:
+        async with session.get(url, headers=bearer) as answer:
+            return await answer.text()
+
+    targets = await page(f"{system.url}/metrics/targets")
+    pages = [await page(f"http://{each['targets'][0]}/metrics") for each in json.loads(targets)]
+    assert len(pages) == 7
+    return "\n".join((targets, *pages, await page(f"{system.url}/metrics")))
+
+
+async def _spans(system: System) -> str:
+    """The spans that lie on the broker."""
+    async with open_bus(system.nats, name="test") as bus:
+        stored = await bus.archive(TRACES).read(1, pattern=">", limit=5_000)
+        return "\n".join(each.body.decode() for each in stored)
+
+
+async def _misbehave(session: aiohttp.ClientSession, system: System, key: str) -> str:
+    """Requests that fail in many ways, with what must stay secret in every part of them; a WebSocket's ticket."""
     good, bad = {"Authorization": f"Bearer {key}"}, {"Authorization": f"Bearer {key[:-1]}x"}
     said = json.dumps({"content": CANARY})
     for headers in (good, bad, {"X-API-Key": key}, {**good, "X-API-Key": key}, {"Authorization": f"Basic {key}"}):
@@ -306,8 +364,16 @@ async def _misbehave(session: aiohttp.ClientSession, system: System, key: str) -
     for path in (f"/v1/{CANARY}", f"/v1/memories/{CANARY}", f"/v1/memories?user_id={CANARY}&key={key}", f"/{key}"):
         await session.get(system.url + path, headers=good)
     await session.post(f"{system.url}/v1/recall", json={"query": CANARY, "filters": {"after": CANARY}}, headers=good)
-    asked = {"question": CANARY, "deadline_ms": 1_500}
-    await session.post(f"{system.url}/v1/think", json=asked, headers=good)
+    for path, asked in (("think", {"question": CANARY}), ("context", {"query": CANARY}), ("recall", {"query": CANARY})):
+        async with session.post(f"{system.url}/v1/{path}", json=asked, headers=good) as answer:
+            said = await answer.text()
+            assert (answer.status < 300) != (path == "think"), said
+            assert SECRETS["ENGRAM_LLM_API_KEY"] not in said
+    async with session.post(f"{system.url}/v1/ws-tickets", headers=good) as answer:
+        ticket: str = (await answer.json())["data"]["ticket"]
+    async with session.get(f"{system.url}/v1/ws", params={"ticket": ticket + "x", "key": key}) as answer:
+        assert answer.status >= 400
+    return ticket
 
 
 async def _bury(system: System) -> None:

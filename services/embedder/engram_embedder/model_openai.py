@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import aiohttp
 import numpy as np
@@ -13,9 +13,13 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from engram_contracts.errors import EngramError, Rejected, Unavailable
 from engram_embedder.ports import Embedded, Vectors, normalised
+from engram_runtime.redacting import redacted
 
 REFUSED_INPUT = frozenset({400, 413, 422})
 """What says that these texts will never be taken. Other refusals (key, model, address) are the operator's to mend."""
+
+LONGEST_REFUSAL = 16 * 1024
+"""Bytes of a provider's answer that are looked at for its words."""
 
 MOST_WORDS = 300
 """Characters of a provider's answer that an error repeats."""
@@ -86,7 +90,7 @@ class OpenAIModel:
         """Close the connections."""
         await self._session.close()
 
-    async def _post(self, body: dict[str, object]) -> _Answer:
+    async def _post(self, body: Mapping[str, Any]) -> _Answer:
         try:
             async with self._session.post(self._url, json=body, allow_redirects=False) as response:
                 content = await response.read()
@@ -97,21 +101,21 @@ class OpenAIModel:
         except aiohttp.ClientError as error:
             raise Unavailable(f"{self._url} cannot be reached: {self._bounded(str(error))}") from error
         if response.status != 200:
-            self._refuse(response, content)
+            self._refuse(response, content, body)
         try:
             return _Answer.model_validate_json(content)
         except ValidationError as error:
             raise Unavailable(f"{self._url} answered what is no list of embeddings") from error
 
-    def _refuse(self, response: aiohttp.ClientResponse, content: bytes) -> NoReturn:
-        words = f"{self._url} answered {response.status}: {self._bounded(content.decode(errors='replace'))}"
+    def _refuse(self, response: aiohttp.ClientResponse, content: bytes, body: Mapping[str, Any]) -> NoReturn:
+        said = self._bounded(content[:LONGEST_REFUSAL].decode(errors="replace"), body["input"])
+        words = f"{self._url} answered {response.status}: {said}"
         if response.status in REFUSED_INPUT:
             raise Rejected(words)
         raise Unavailable(words, retry_after=_seconds(response.headers.get("Retry-After"), datetime.now(UTC)))
 
-    def _bounded(self, words: str) -> str:
-        hidden = words.replace(self._key, "***") if self._key else words
-        return " ".join(hidden[:MOST_WORDS].split())
+    def _bounded(self, words: str, texts: Sequence[str] = ()) -> str:
+        return " ".join(redacted(words, key=self._key, texts=texts)[:MOST_WORDS].split())
 
     def _vectors(self, answer: _Answer, expected: int) -> Vectors:
         items = sorted(answer.data, key=lambda item: item.index)

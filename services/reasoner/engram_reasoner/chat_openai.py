@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from engram_reasoner.sse import DataLines
 from engram_reasoner.words import shortened
 from engram_runtime import tracing
 from engram_runtime.breaker import is_away
+from engram_runtime.redacting import redacted
 from engram_runtime.tracing import Step
 
 CONNECT_SECONDS = 5.0
@@ -134,7 +136,7 @@ class OpenAIChat:
 
     async def _within_time(self, body: dict[str, Any], relay: Relay) -> Draft:
         """The model's whole answer. No sign of one in time speaks of the model, an endless one of the question."""
-        draft = Draft()
+        draft = Draft(safe=partial(self._safe, body))
         first = asyncio.timeout(self._settings.first_token_seconds)
         try:
             with self._translated(draft):
@@ -153,7 +155,8 @@ class OpenAIChat:
         async with self._session.post(self._url, json=body, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 words = await _whole(response, LONGEST_REFUSAL)
-                raise refusal(response.status, response.headers, self._safe(words_of(words)), now=datetime.now(UTC))
+                said = shortened(draft.safe(words_of(words)), LONGEST_WORDS)
+                raise refusal(response.status, response.headers, said, now=datetime.now(UTC))
             async for payload in _payloads(response):
                 piece = draft.take(payload)
                 if draft.begun:
@@ -199,9 +202,10 @@ class OpenAIChat:
             cost=self._settings.cost(prompt, completion),
         )
 
-    def _safe(self, words: str) -> str:
-        """Upstream's words, short, and without the key should they repeat it."""
-        return shortened(words.replace(self._key, "[key]") if self._key else words, LONGEST_WORDS)
+    def _safe(self, body: Mapping[str, Any], words: str) -> str:
+        """Upstream's words without the key and what it was told, should they repeat it."""
+        told = [message["content"] for message in body["messages"] if message["role"] != "system"]
+        return redacted(words, key=self._key, texts=told)
 
 
 async def _payloads(response: aiohttp.ClientResponse) -> AsyncIterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -56,7 +56,7 @@ class Draft:
     """A completion as it comes in.
 
     `begun` once the model said or thought anything; `finish` is why it stopped, `None` while it goes on; `tokens`
-    is what the provider counted, prompt and completion.
+    is what the provider counted, prompt and completion. `safe` takes out of its words what is not for others.
     """
 
     pieces: list[str] = field(default_factory=list)
@@ -64,6 +64,7 @@ class Draft:
     finish: str | None = None
     tokens: tuple[int, int] | None = None
     model: str | None = None
+    safe: Callable[[str], str] = str
 
     @property
     def text(self) -> str:
@@ -85,7 +86,7 @@ class Draft:
         except ValidationError as error:
             raise Internal("the model sent a chunk that cannot be read") from error
         if chunk.error:
-            raise refusal(_status_in(chunk.error), {}, shortened(words_of(payload), LONGEST_WORDS))
+            raise refusal(_status_in(chunk.error), {}, shortened(self.safe(words_of(payload)), LONGEST_WORDS))
         if chunk.usage is not None:
             self.tokens = (chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
         self.model = chunk.model or self.model
