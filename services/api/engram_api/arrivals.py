@@ -23,7 +23,8 @@ from engram_api.calls import Call, Prefer
 from engram_api.drafts import Draft
 from engram_api.gate import Gate
 from engram_api.limiting import Limiter
-from engram_api.metrics import REQUESTS
+from engram_api.metrics import AUTH_FAILURES, RATE_LIMITED, REQUESTS
+from engram_api.refusals import Refusals
 from engram_api.routes import CALL, OPERATIONS
 from engram_api.usage import UsageLog
 from engram_api.withholding import without_private
@@ -68,16 +69,25 @@ class Receiving(Protocol):
 
 
 class Arrivals:
-    """Takes commands of other systems. `pepper` signs job ids."""
+    """Takes commands of other systems. `pepper` signs job ids; `refusals` are for the audit trail where one is kept."""
 
     def __init__(
-        self, gate: Gate, admission: Admission, *, limiter: Limiter, writer: Writer, usage: UsageLog, pepper: bytes
+        self,
+        gate: Gate,
+        admission: Admission,
+        *,
+        limiter: Limiter,
+        writer: Writer,
+        usage: UsageLog,
+        refusals: Refusals | None,
+        pepper: bytes,
     ) -> None:
         self._gate = gate
         self._limiter = limiter
         self._admission = admission
         self._writer = writer
         self._usage = usage
+        self._refusals = refusals
         self._pepper = pepper
 
     async def receive(self, subject: str, body: bytes) -> bytes:
@@ -99,7 +109,16 @@ class Arrivals:
         except Exception as error:
             known = error if isinstance(error, EngramError) else _unexpected(error, at.op)
             status, answer = known.http_status, refusal(known)
+            self._note_refusal(known, at)
         return await self._metered(at, status, once, request_id, answer)
+
+    def _note_refusal(self, error: EngramError, at: ArrivingSubject) -> None:
+        if error.http_status == HTTPStatus.FORBIDDEN:
+            AUTH_FAILURES.labels(error.code).inc()
+            if self._refusals is not None:
+                self._refusals.count(error.code, at.credential)
+        elif error.http_status == HTTPStatus.TOO_MANY_REQUESTS:
+            RATE_LIMITED.labels(_route(at.op)).inc()
 
     async def _bounded(self, at: ArrivingSubject, command: Command) -> None:
         operation = _OPERATIONS[at.op]
@@ -130,7 +149,7 @@ class Arrivals:
     ) -> bytes:
         """The answer, once its usage is durable; an error instead where it cannot be."""
         route = ROUTES.get(at.op, "unknown")
-        REQUESTS.labels(f"nats:{at.op if at.op in ROUTES else 'unknown'}", "PUB", str(status)).inc()
+        REQUESTS.labels(_route(at.op), "PUB", str(status)).inc()
         accepted = status < HTTPStatus.BAD_REQUEST
         try:
             await self._usage.record(
@@ -187,6 +206,11 @@ def _kept(command: Command) -> dict[str, Any]:
             raise Rejected("Revise.changes: these are no valid changes of a memory", field="changes") from error
         return {"changes": without_private(changes, "changes.content").model_dump(mode="json", exclude_unset=True)}
     return {}
+
+
+def _route(op: str) -> str:
+    """The name of a command in metrics."""
+    return f"nats:{op if op in ROUTES else 'unknown'}"
 
 
 def _unexpected(error: Exception, op: str) -> EngramError:

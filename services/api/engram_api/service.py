@@ -85,7 +85,13 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         )
         door = parts.door(handlers, serve)
         arrivals = Arrivals(
-            parts.gate, parts.admission, limiter=parts.limiter, writer=parts.writer, usage=parts.usage, pepper=pepper
+            parts.gate,
+            parts.admission,
+            limiter=parts.limiter,
+            writer=parts.writer,
+            usage=parts.usage,
+            refusals=parts.refusals,
+            pepper=pepper,
         )
         await stack.enter_async_context(arriving(bus, arrivals))
         application = door.application()
