@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -24,8 +23,7 @@ from engram import trails, verifying
 from engram_contracts.topology import AUDIT, audit_subject
 from engram_runtime.nats_bus import open_bus
 from support.system import System, embedded_system
-
-ENGRAM = str(Path(sys.executable).with_name("engram"))
+from support.warm import warm_engram
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,9 @@ def fill(system: System) -> None:
 def engram(system: System, *words: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
     environ = {**kept, "ENGRAM_DATA_DIR": str(system.data_dir)}
-    return subprocess.run([ENGRAM, *words], env=environ, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [warm_engram(), *words], env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 async def _records(system: System, tenant: str) -> list[dict[str, Any]]:

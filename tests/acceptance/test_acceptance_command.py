@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.servers import ROOT
 from support.system import System, embedded_system
+from support.warm import warm_engram
 
-ENGRAM = str(Path(sys.executable).with_name("engram"))
 CONVERSATION = str(ROOT / "examples" / "conversation.jsonl")
 
 
@@ -28,7 +26,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def engram(system: System, *arguments: str | bytes, **how: Any) -> subprocess.CompletedProcess[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
     environ |= {"ENGRAM_DATA_DIR": str(system.data_dir), "ENGRAM_CONFIG": os.devnull}
-    command = [ENGRAM, *arguments]
+    command = [warm_engram(), *arguments]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False, **how)
 
 
@@ -64,7 +62,7 @@ def test_a_file_is_read_again_and_adds_nothing(system):
 
 
 def facts(system: System) -> int:
-    command = [ENGRAM, "--data-dir", str(system.data_dir), "status", "--json"]
+    command = [warm_engram(), "--data-dir", str(system.data_dir), "status", "--json"]
     streams = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"]
     return next(stream["messages"] for stream in streams if stream["name"] == "ENGRAM_LOG")
 
@@ -97,7 +95,7 @@ def test_a_refusal_is_one_line_and_an_exit_code(system, arguments, code, said):
 
 def test_an_answer_and_events_are_shown_as_they_come(system):
     watching = subprocess.Popen(
-        [ENGRAM, "watch", "--kind", "remembered", "--after", "0", "--count", "1", "--json"],
+        [warm_engram(), "watch", "--kind", "remembered", "--after", "0", "--count", "1", "--json"],
         env={**os.environ, "ENGRAM_DATA_DIR": str(system.data_dir), "ENGRAM_CONFIG": os.devnull},
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip

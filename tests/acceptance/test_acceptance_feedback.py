@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.system import System, embedded_system
-
-ENGRAM = str(Path(sys.executable).with_name("engram"))
+from support.warm import warm_engram
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +98,7 @@ def engram(system: System, *words: str) -> tuple[int, dict[str, Any]]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
     environ = {**kept, "ENGRAM_DATA_DIR": str(system.data_dir)}
     done = subprocess.run(
-        [ENGRAM, *words, "--json"], env=environ, capture_output=True, text=True, timeout=120, check=False
+        [warm_engram(), *words, "--json"], env=environ, capture_output=True, text=True, timeout=120, check=False
     )
     return done.returncode, json.loads(done.stdout or "{}")
 

@@ -24,9 +24,9 @@ from engram_runtime.settings import _variables, load
 from support import curl
 from support.servers import ROOT
 from support.system import System, embedded_system, stop
+from support.warm import warm_engram
 
 README = (ROOT / "README.md").read_text()
-ENGRAM = str(Path(sys.executable).with_name("engram"))
 FENCE = re.compile(r"(?:^<!-- test: (?P<how>\w+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
 MAKE = {
     "demo": "bin/engram demo",
@@ -84,7 +84,7 @@ def home_of(system: System) -> dict[str, str]:
     home = system.data_dir.parent / "home"
     (home / ".engram").mkdir(parents=True)
     (home / ".engram" / "data").symlink_to(system.data_dir)
-    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    places = [str(Path(warm_engram()).parent), str(Path(sys.executable).parent), os.environ["PATH"]]
     if shutil.which("curl") is None:
         curl.install(home / "bin")
         places.append(str(home / "bin"))
@@ -143,7 +143,7 @@ def test_what_is_pasted_shows_what_the_readme_says(part, shown, results):
 
 
 def test_what_is_published_to_nats_is_remembered(results, system):
-    command = [ENGRAM, "--data-dir", str(system.data_dir), "recall", "kilos of clay on the scale"]
+    command = [warm_engram(), "--data-dir", str(system.data_dir), "recall", "kilos of clay on the scale"]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert "The scale in the studio reads 198 kilos of clay." in found.stdout

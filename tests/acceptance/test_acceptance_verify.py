@@ -25,6 +25,7 @@ from engram_contracts.questions import FindIndexed
 from engram_runtime.nats_bus import open_bus
 from engram_vectors.points import chunk_of, head_of, uuid_of
 from support.system import System, embedded_system
+from support.warm import warm_engram
 
 ENGRAM = str(Path(sys.executable).with_name("engram"))
 
@@ -55,7 +56,7 @@ def engram(system: System, *words: str) -> tuple[int, dict[str, Any]]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
     environ = {**kept, "ENGRAM_DATA_DIR": str(system.data_dir)}
     done = subprocess.run(
-        [ENGRAM, *words, "--json"], env=environ, capture_output=True, text=True, timeout=120, check=False
+        [warm_engram(), *words, "--json"], env=environ, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
