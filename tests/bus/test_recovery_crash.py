@@ -12,7 +12,7 @@ from engram_contracts.topology import WORK
 from support.burying import buried, connected, ended, letters_there, recovery_process, until, working
 from support.servers import nats_server
 
-COUNT, RATE = 500, 50.0
+COUNT, RATE = 300, 50.0
 
 
 @pytest.fixture
