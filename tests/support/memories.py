@@ -102,7 +102,6 @@ def delivered(sequence: int, fact: Fact, *, tenant: str = "acme") -> Delivery[Fa
         message=fact,
         sequence=sequence,
         at=fact.at,
-        attempt=1,
         correlation=None,
     )
 

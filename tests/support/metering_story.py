@@ -111,7 +111,6 @@ def deliveries(steps: Iterable[Step], *, first: int = 1) -> list[Delivery[Any]]:
             message=FACTS[step.fact.event].model_validate_json(step.fact.encode()),
             sequence=sequence,
             at=BEGIN,
-            attempt=1,
             correlation=None,
         )
         for sequence, step in enumerate(steps, first)

@@ -180,7 +180,7 @@ def _batches(page: Sequence[Stored]) -> Iterable[Delivery[Any]]:
         with contextlib.suppress(EngramError):
             message = decode(intake.CountedUsage, stored.body)
             yield Delivery(
-                tenant="", event="usage", message=message, sequence=stored.sequence, at=stored.at, attempt=1,
+                tenant="", event="usage", message=message, sequence=stored.sequence, at=stored.at,
                 correlation=None,
             )  # fmt: skip
 

@@ -20,7 +20,12 @@ def job_key(buried: Buried) -> str | None:
     said = as_json(buried.body)
     identity = said.get("id") if isinstance(said, dict) else None
     name = identity if isinstance(identity, str) else buried.headers.get("Nats-Msg-Id")
-    return f"{buried.letter.tenant}.{name}" if name and _KEY.fullmatch(name) else None
+    return key_of(buried.letter.tenant, name)
+
+
+def key_of(tenant: str, name: str | None) -> str | None:
+    """Where the trouble of a tenant's job is recorded; `None` for a name that cannot be one."""
+    return f"{tenant}.{name}" if name and _KEY.fullmatch(name) else None
 
 
 def replayed(trouble: JobTrouble | None, letter: DeadLetter, work_sequence: int, now: datetime) -> JobTrouble | None:

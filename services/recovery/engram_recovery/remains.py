@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 from engram_contracts.errors import Unavailable
 from engram_contracts.topology import CONSUMERS, WORK, Consumer
+from engram_recovery.unclaimed import bury_unclaimed
 from engram_runtime.bus import Archive, Bus
 
 log = logging.getLogger(__name__)
@@ -21,20 +23,24 @@ TAKEN = tuple(consumer for consumer in CONSUMERS if consumer.stream is WORK)
 
 
 @contextlib.asynccontextmanager
-async def clearing(bus: Bus, *, every: float) -> AsyncIterator[None]:
-    """Take such work out of the queue, now and then, while the context is open."""
-    task = asyncio.create_task(_keep_clearing(bus, every))
+async def clearing(bus: Bus, *, every: float, patience: float) -> AsyncIterator[None]:
+    """Take such work out of the queue, now and then, while the context is open.
+
+    So is what nobody takes for `patience` seconds, which is buried.
+    """
+    task = asyncio.create_task(_keep_clearing(bus, every, patience))
     try:
         yield
     finally:
         task.cancel()
 
 
-async def _keep_clearing(bus: Bus, every: float) -> None:
+async def _keep_clearing(bus: Bus, every: float, patience: float) -> None:
     while True:
         with contextlib.suppress(Unavailable):
             if gone := await clear(bus, TAKEN):
                 log.warning("worked off before", extra={"messages": gone})
+            await bury_unclaimed(bus, before=datetime.now(UTC) - timedelta(seconds=patience))
         await asyncio.sleep(every)
 
 

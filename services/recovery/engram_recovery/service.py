@@ -54,7 +54,10 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         replayer.stop()
         eraser.stop()
 
-    async with counting(bus, every=how.count_seconds), clearing(bus, every=how.clear_seconds):
+    async with (
+        counting(bus, every=how.count_seconds),
+        clearing(bus, every=how.clear_seconds, patience=how.unclaimed_seconds),
+    ):
         yield Service(
             name="recovery",
             answers={

@@ -70,13 +70,14 @@ class Backlog:
     """How many messages a consumer has before it, in hand or waiting, and how many deliveries it settled so far.
 
     Up to the sequence `floor` of its stream, everything that was its to handle is settled. `in_hand` of the depth were
-    delivered, and are not settled.
+    delivered, and are not settled. `filters` are the subjects it is given.
     """
 
     depth: int
     settled: int
     floor: int = 0
     in_hand: int = 0
+    filters: tuple[str, ...] = ()
 
 
 class KeyValue(Protocol):

@@ -8,9 +8,10 @@ its deadline, ends where it is.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from nats.aio.msg import Msg
 
@@ -104,8 +105,20 @@ class Receipt(NamedTuple):
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class Sent(Protocol):
+    """What a burial needs to know of a message: one in hand, or one that lies on a stream."""
+
+    @property
+    def subject(self) -> str:
+        """Where it was sent."""
+
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        """What was sent with it."""
+
+
 def burial_headers(
-    message: Msg, *, stage: str, stream: str, receipt: Receipt, attempt: int, why: str, error: Exception
+    message: Sent, *, stage: str, stream: str, receipt: Receipt, attempt: int, why: str, error: Exception
 ) -> dict[str, str]:
     """What a dead letter says beside the original bytes: where, why, how often, since when.
 

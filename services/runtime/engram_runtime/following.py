@@ -194,7 +194,6 @@ class Follower:
             message=body,
             sequence=receipt.sequence,
             at=receipt.at,
-            attempt=1,
             correlation=headers.get(CORRELATION),
             trace=headers.get(TRACEPARENT),
         )

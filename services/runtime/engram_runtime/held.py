@@ -50,7 +50,6 @@ def taken(message: Msg, types: Mapping[str, type[Command]]) -> Held:
         message=command,
         sequence=receipt.sequence,
         at=receipt.at,
-        attempt=1,
         correlation=headers.get(CORRELATION),
         trace=headers.get(TRACEPARENT),
     )

@@ -303,7 +303,13 @@ def _backlog(info: ConsumerInfo) -> Backlog:
     in_hand = info.num_ack_pending or 0
     delivered = info.delivered.consumer_seq if info.delivered else 0
     floor = info.ack_floor.stream_seq if info.ack_floor else 0
-    return Backlog(depth=(info.num_pending or 0) + in_hand, settled=delivered - in_hand, floor=floor, in_hand=in_hand)
+    return Backlog(
+        depth=(info.num_pending or 0) + in_hand,
+        settled=delivered - in_hand,
+        floor=floor,
+        in_hand=in_hand,
+        filters=tuple(filter(None, (info.config.filter_subject, *(info.config.filter_subjects or ())))),
+    )
 
 
 class NatsKeyValue:

@@ -84,6 +84,5 @@ def delivered(stored: Stored, messages: Mapping[str, type[Message]]) -> Delivery
         message=decode(kind, stored.body),
         sequence=stored.sequence,
         at=stored.at,
-        attempt=1,
         correlation=stored.headers.get(CORRELATION),
     )

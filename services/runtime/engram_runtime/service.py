@@ -20,8 +20,9 @@ M = TypeVar("M", bound=Message)
 class Delivery(Generic[M]):
     """One message of a stream in a handler's hands.
 
-    `sequence` and `at` are the stream's; `attempt` counts tries from 1; `event` is the last subject token that
-    names the message's type (the op of a command, the event of a fact). `trace` is the traceparent it came with.
+    `sequence` and `at` are the stream's; `event` is the last subject token that names the message's type (the op of
+    a command, the event of a fact). `trace` is the traceparent it came with. Which try it is, the delivery policy
+    knows and handlers need not.
     """
 
     tenant: str
@@ -29,7 +30,6 @@ class Delivery(Generic[M]):
     message: M
     sequence: int
     at: datetime
-    attempt: int
     correlation: str | None
     trace: str | None = None
 

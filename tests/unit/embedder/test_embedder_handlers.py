@@ -81,9 +81,7 @@ def room() -> Room:
 
 
 def delivered(command: Command, *, tenant: str = "acme", correlation: str | None = None) -> Delivery[Command]:
-    return Delivery(
-        tenant=tenant, event=command.op, message=command, sequence=1, at=ACCEPTED, attempt=1, correlation=correlation
-    )
+    return Delivery(tenant=tenant, event=command.op, message=command, sequence=1, at=ACCEPTED, correlation=correlation)
 
 
 def remember(content: str, **fields: Any) -> Remember:

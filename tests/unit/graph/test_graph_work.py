@@ -24,7 +24,7 @@ ACCEPTED = datetime(2026, 2, 2, tzinfo=UTC)
 
 def commanded(kind: type[Command], number: int = 1, **fields: Any) -> Delivery[Command]:
     command = kind(id=derived_id("work", str(number)), accepted_at=ACCEPTED, actor="key_1", **fields)
-    return Delivery(tenant="acme", event=kind.op, message=command, sequence=number, at=NOW, attempt=1, correlation="c1")
+    return Delivery(tenant="acme", event=kind.op, message=command, sequence=number, at=NOW, correlation="c1")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ async def post(ledger: DuckLedger, *facts: Any, tenant: str = "acme") -> dict[st
 
 def usage(*events: CountedRequest, sequence: int = 1) -> Delivery[CountedUsage]:
     return Delivery(
-        tenant="door", event="usage", message=CountedUsage(events=events), sequence=sequence, at=BEGIN, attempt=1,
+        tenant="door", event="usage", message=CountedUsage(events=events), sequence=sequence, at=BEGIN,
         correlation=None,
     )  # fmt: skip
 

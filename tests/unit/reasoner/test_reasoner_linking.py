@@ -59,7 +59,7 @@ def facts(*commands: int) -> list[Any]:
     return [
         type(delivery)(
             tenant=delivery.tenant, event=delivery.event, message=step.fact, sequence=delivery.sequence,
-            at=delivery.at, attempt=1, correlation="c-1",
+            at=delivery.at, correlation="c-1",
         )
         for step, delivery in zip(told, counted(told, first=commands[0]), strict=True)
     ]  # fmt: skip

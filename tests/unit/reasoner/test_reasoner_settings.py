@@ -83,4 +83,4 @@ async def test_the_check_tells_how_the_last_call_went() -> None:
 
 def question() -> Delivery[Command]:
     command = Think(id=new_id(), accepted_at=STORED, question="Who?")
-    return Delivery(tenant="acme", event="think", message=command, sequence=1, at=STORED, attempt=1, correlation=None)
+    return Delivery(tenant="acme", event="think", message=command, sequence=1, at=STORED, correlation=None)

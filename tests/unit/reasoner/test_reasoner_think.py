@@ -72,7 +72,7 @@ def command(question: str = "What is Tom's dog called?", **fields: Any) -> Think
 
 
 def delivered(think: Think, tenant: str = "acme") -> Delivery[Any]:
-    return Delivery(tenant=tenant, event="think", message=think, sequence=1, at=NOW, attempt=1, correlation="c-1")
+    return Delivery(tenant=tenant, event="think", message=think, sequence=1, at=NOW, correlation="c-1")
 
 
 async def think(
