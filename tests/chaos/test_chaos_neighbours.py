@@ -28,8 +28,6 @@ DRAIN_SECONDS = 240.0
 FLOODER = "torrent"
 UNTOUCHED = 1.2
 """How much slower the others may get."""
-SLACK = 0.05
-"""The short slice runs beside others on a busy machine: so many requests may find the broker slow."""
 FLOOD_TIMES = 100
 """Of its cap, so much is sent by the tenant that floods."""
 FLOOD_SIZE = 500
@@ -83,8 +81,7 @@ async def test_a_tenant_that_floods_leaves_the_others_alone(case: Case, tmp_path
     if offered < 0.9 * FLOOD_TIMES * cap:
         case.missed.append(f"the flood itself: {offered:,.0f} memories a second, meant {FLOOD_TIMES * cap:,.0f}")
     asked = sum(len(some) for some in attempts.values())
-    case.bound("refused of the others'", 100 * len(refused) / asked, 0.0, unit="%")
-    assert len(refused) <= (0 if case.plan.long else asked * SLACK)
+    case.none("refused of the others'", len(refused), asked)
 
 
 async def write_down(flood: Flood, done: Flooded, journal: Journal) -> int:
@@ -127,8 +124,7 @@ async def test_rolling_restart_under_load(case: Case, tmp_path: Path) -> None:
     assert traffic.wrong == []
     assert verdict.faults == {}
     asked = sum(began <= a.began <= ended for a in traffic.attempts.all)
-    case.bound("failed", 100 * len(failed) / asked, 0.0, unit="%")
-    assert len(failed) <= (0 if case.plan.long else asked * SLACK)
+    case.none("failed", len(failed), asked)
 
 
 def restarts_by_command() -> bool:

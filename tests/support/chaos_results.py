@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 COLUMNS = ("case", "run", "asked", "measured", "not reached", "date", "seed")
+FEW = 0.1
+"""So large a share of the short slice's requests may find the machine too busy for them."""
 HEAD = """# What breaking things showed
 
 `make chaos-long` writes this table: the last run of each case, with its seed. Durations are of a machine with 2 cores
@@ -72,6 +74,11 @@ class Case:
         if not value <= most:
             self.missed.append(f"{what}: {value:.2f} {unit}, asked {most:g}")
             assert not strict, f"{what} is {value:.2f} {unit}, at most {most:g} is allowed"
+
+    def none(self, what: str, found: int, asked: int) -> None:
+        """Nothing of the kind may be found; of the short slice, which runs beside others on a busy machine, a few."""
+        self.bound(what, 100 * found / asked, 0.0, unit="%", strict=self.plan.long)
+        assert found <= FEW * asked, f"{what}: {found} of {asked}"
 
 
 def write_results(file: Path, plan: Plan, now: datetime) -> None:
