@@ -7,15 +7,20 @@ command. A page ends with `after`, from which the next one goes on; the last pag
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from engram_contracts.facts import Embedding
 from engram_contracts.ids import PARTITIONS
 from engram_contracts.memory import Memory
 from engram_contracts.messages import Message, Moment, Tenant
 from engram_contracts.questions import Question
+
+PointName = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$")]
+"""A point of the index: a UUID, with dashes or without."""
+Place = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
+"""Where a page ended, as the page before said it."""
 
 
 def digest_of(content: str) -> str:
@@ -53,7 +58,7 @@ class ListIndexed(Question[KeptPage]):
 
     service, verb, Reply = "vectors", "kept", KeptPage
     tenant: Tenant | None = None
-    after: str | None = None
+    after: PointName | None = None
     limit: int = Field(default=256, ge=64, le=2_000)
 
 
@@ -63,7 +68,7 @@ class ListRecorded(Question[KeptPage]):
     service, verb, Reply = "graph", "kept", KeptPage
     partition: int = Field(ge=0, lt=PARTITIONS)
     tenant: Tenant | None = None
-    after: str | None = None
+    after: Place | None = None
     limit: int = Field(default=1_000, ge=1, le=5_000)
 
 
@@ -104,7 +109,7 @@ class ListApplied(Question[AppliedPage]):
     service, verb, Reply = "graph", "applied", AppliedPage
     partition: int = Field(ge=0, lt=PARTITIONS)
     tenant: Tenant | None = None
-    after: str | None = None
+    after: Place | None = None
     limit: int = Field(default=2_000, ge=1, le=10_000)
 
 
@@ -113,7 +118,7 @@ class ListCharged(Question[AppliedPage]):
 
     service, verb, Reply = "metering", "charged", AppliedPage
     tenant: Tenant | None = None
-    after: str | None = None
+    after: Place | None = None
     limit: int = Field(default=2_000, ge=1, le=10_000)
 
 
@@ -128,6 +133,8 @@ class Mend(Message):
 
     Where the log no longer holds them, the index takes `memory` and `embedding` instead, as of `command` and
     `sequence`. With neither, the memory is taken out. `commands` are those that the ledger charged for it so far.
+    `accesses` is how often it was recalled, as the log tells up to the cut, `accessed_at` when last, and
+    `accessed_in` where that stands on the log.
     """
 
     memory_id: str
@@ -137,6 +144,9 @@ class Mend(Message):
     command: str = ""
     sequence: int = 0
     commands: tuple[str, ...] = ()
+    accesses: int = 0
+    accessed_at: Moment | None = None
+    accessed_in: int = 0
 
 
 class Mending(Question[Mended]):
@@ -161,7 +171,7 @@ class DropStray(Question[Mended]):
     """Take points out of the index that belong to no memory. Answered by vectors."""
 
     service, verb, Reply = "vectors", "drop-stray", Mended
-    points: tuple[str, ...] = Field(max_length=1_000)
+    points: tuple[PointName, ...] = Field(max_length=1_000)
 
 
 class MendRecorded(Mending):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,16 +13,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engram_contracts.auditing import DropStray, Mend, MendIndexed, MendMetered, MendRecorded
-from engram_contracts.facts import Chunk, Embedding, SparseVector
+from engram_contracts.errors import Rejected
+from engram_contracts.facts import Accessed, Chunk, Embedding, SparseVector
 from engram_contracts.ids import new_id
 from engram_contracts.memory import Memory
 from engram_contracts.questions import FindIndexed
+from engram_contracts.topology import log_subject
+from engram_runtime.bus import Entry
 from engram_runtime.nats_bus import open_bus
 from engram_vectors.points import chunk_of, head_of, uuid_of
 from support.system import System, embedded_system
@@ -96,6 +101,42 @@ async def test_a_point_that_was_deleted_is_found_and_put_back(system: System) ->
     assert sorted(differences(report)) == sorted([("index", "missing", whole), ("index", "damaged", long)])
     assert (mended_code, mended["mended"], mended["failed"]) == (0, 2, [])
     assert found.found.memory.content == "The kiln is broken."
+
+
+async def test_what_was_counted_of_a_memory_is_there_again_when_it_is_put_back(system: System) -> None:
+    (name,) = remember(system, "The beacon of Fastnet burned all night.")
+    await recalled(system, name, times=2)
+    call(system, "POST", f"/v1/memories/{name}/feedback?wait=done", {"verdict": "useful"})
+    before = call(system, "GET", f"/v1/memories/{name}")
+    await ask(system, DropStray(points=(uuid_of(head_of("default", name)),)))
+    await ask(system, MendRecorded(tenant="default", mends=(Mend(memory_id=name),), cut=2**60))
+
+    code, mended = engram(system, "verify", "--repair")
+    found = (await ask(system, FindIndexed(tenant="default", memory_id=name))).found.memory
+    after = call(system, "GET", f"/v1/memories/{name}")
+
+    assert (code, mended["mended"], mended["failed"]) == (0, 2, [])
+    assert (before["access_count"], before["feedback"]["useful"]) == (2, 1)
+    assert (after["access_count"], after["feedback"]) == (before["access_count"], before["feedback"])
+    assert (found.access_count, found.feedback.useful) == (2, 1)
+
+
+async def test_a_point_that_is_named_badly_is_refused_by_name(system: System) -> None:
+    with pytest.raises(Rejected) as refused:
+        await ask(system, DropStray.model_construct(points=("no point",)))
+
+    assert (refused.value.code, refused.value.field) == ("INVALID_REQUEST", "points.0")
+
+
+async def recalled(system: System, name: str, *, times: int) -> None:
+    """Tell the log that a memory was recalled, as the index does, and wait until the record has counted it."""
+    now = datetime.now(UTC)
+    fact = Accessed(command=new_id(), accepted_at=now, at=now, times={name: times})
+    async with open_bus(system.nats, name="test") as bus:
+        await bus.append([Entry(subject=log_subject("default", fact.event), body=fact.encode(), id=fact.command)])
+    async with asyncio.timeout(30):
+        while call(system, "GET", f"/v1/memories/{name}")["access_count"] < times:
+            await asyncio.sleep(0.1)
 
 
 async def test_a_row_that_was_deleted_from_the_record_is_found_and_put_back(system: System) -> None:

@@ -20,6 +20,7 @@ from engram_contracts.auditing import (
     digest_of,
 )
 from engram_contracts.errors import Unavailable
+from engram_contracts.facts import Accessed
 from engram_contracts.ids import partition_of
 from engram_contracts.memory import Memory
 from engram_graph.draft import OPS, Draft, wanted
@@ -65,7 +66,7 @@ class MendingFollower(Follower):
             names = [mend.memory_id for mend in question.mends]
             async with self._vocabularies.held([question.tenant]) as vocabularies:
                 await self._take_out(question.tenant, names, vocabularies, position)
-                await self._apply_again(facts, vocabularies, position)
+                await self._apply_again(facts, question, vocabularies, position)
             self._graphs.forget(question.tenant)
         return Mended(applied=len(facts))
 
@@ -90,15 +91,23 @@ class MendingFollower(Follower):
         await self._partitions.writing(self._number, lambda partition: _remove(partition, tenant, names))
 
     async def _apply_again(
-        self, facts: Sequence[Delivery[Any]], vocabularies: Mapping[str, Vocabulary], position: int
+        self,
+        facts: Sequence[Delivery[Any]],
+        question: MendRecorded,
+        vocabularies: Mapping[str, Vocabulary],
+        position: int,
     ) -> None:
         if not facts:
             return
         asked = wanted(facts, vocabularies)
         found: Found = await self._partitions.writing(self._number, lambda partition: partition.find(asked))
         draft = Draft(found, vocabularies, linked_at=self._clock())
+        recalls = [fact.message for fact in facts if isinstance(fact.message, Accessed)]
         for fact in facts:
-            draft.apply(fact)
+            if not isinstance(fact.message, Accessed):
+                draft.apply(fact)
+        for accessed in (*_accesses(question), *recalls):  # their commands took effect on other memories, and stay
+            draft.tenants[question.tenant].access(accessed)
         await self._write(draft, position)
 
     async def _write(self, draft: Draft, position: int) -> None:
@@ -149,6 +158,15 @@ class Auditor:
             return []
         values = {"after": int(question.after or 0), "tenant": question.tenant, "limit": question.limit}
         return await self._partitions.ask(question.partition, lambda cursor: cursor.execute(query, values).fetchall())
+
+
+def _accesses(question: MendRecorded) -> list[Accessed]:
+    """How often memories were recalled, as the log tells up to the cut."""
+    return [
+        Accessed.model_construct(times={mend.memory_id: mend.accesses}, at=mend.accessed_at)
+        for mend in question.mends
+        if mend.accessed_at is not None
+    ]
 
 
 def _remove(partition: Partition, tenant: str, names: Sequence[str]) -> None:

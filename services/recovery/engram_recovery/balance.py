@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +29,7 @@ CREATE TABLE kept (store, tenant, id, uid, version, size, digest, whole,
     PRIMARY KEY (store, tenant, uid)) WITHOUT ROWID;
 CREATE TABLE jobs (tenant, command, sequence, id, PRIMARY KEY (tenant, command)) WITHOUT ROWID;
 CREATE TABLE charges (tenant, command, sequence, created, deleted, size);
+CREATE TABLE accesses (tenant, id, times, at, sequence, PRIMARY KEY (tenant, id)) WITHOUT ROWID;
 CREATE TABLE moved (tenant, uid, PRIMARY KEY (tenant, uid)) WITHOUT ROWID;
 CREATE TABLE dead (stage, sequence, letter, PRIMARY KEY (stage, sequence)) WITHOUT ROWID;
 CREATE TABLE strays (point PRIMARY KEY) WITHOUT ROWID;
@@ -148,6 +150,14 @@ class Balance:
             (sequence, tenant, event, command, memory_id, *amounts),
         )
 
+    def access(self, tenant: str, memory_id: str, times: int, *, at: datetime, sequence: int) -> None:
+        """See `Keeper.access`."""
+        self._database.execute(
+            "INSERT INTO accesses VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET times = times + excluded.times, "
+            "at = excluded.at, sequence = excluded.sequence",
+            (tenant, memory_id, times, at.isoformat(), sequence),
+        )
+
     # what the stores keep
 
     def add_kept(self, store: Store, kept: Iterable[Kept]) -> None:
@@ -222,6 +232,12 @@ class Balance:
         query = "SELECT sequence, event FROM effects WHERE tenant = ? AND id = ? ORDER BY sequence"
         rows = self._database.execute(query, (tenant, memory_id)).fetchall()
         return tuple(sequence for sequence, event in rows if event in events)
+
+    def accesses(self, tenant: str, memory_id: str) -> tuple[int, datetime | None, int]:
+        """How often a memory was recalled, when last, and where on the log that stands."""
+        query = "SELECT times, at, sequence FROM accesses WHERE tenant = ? AND id = ?"
+        row = self._database.execute(query, (tenant, memory_id)).fetchone()
+        return (row[0], datetime.fromisoformat(row[1]), row[2]) if row else (0, None, 0)
 
     def last_job(self, tenant: str, memory_id: str) -> tuple[str, int]:
         """The last command that took effect on a memory, and where on the log that was."""

@@ -7,6 +7,7 @@ a change that is none) counts for nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import TypeAdapter, ValidationError
@@ -35,6 +36,7 @@ class Said(TypedDict, total=False):
     memory: Text
     memory_id: str
     changes: dict[str, Any]
+    times: dict[str, int]
 
 
 _SAID = TypeAdapter(Said)
@@ -82,6 +84,9 @@ class Keeper(Protocol):
     def note(self, effect: Effect) -> None:
         """Expect this effect."""
 
+    def access(self, tenant: str, memory_id: str, times: int, *, at: datetime, sequence: int) -> None:
+        """Expect that a memory was recalled so many times more."""
+
 
 class Fold:
     """Takes what the log holds, in its order. `whole` says that the log still has its first message."""
@@ -94,7 +99,10 @@ class Fold:
         """Fold one message in; one that cannot be read is refused by every store, and counts for nothing."""
         subject = LogSubject.parse(stored.subject)
         said = said_by(stored)
-        if said is None or "command" not in said or subject.event == Accessed.event:
+        if said is None or "command" not in said:
+            return
+        if subject.event == Accessed.event:
+            self._access(subject.tenant, said, stored)
             return
         effect = Effect(stored.sequence, subject.tenant, subject.event, said["command"], memory_of(said))
         if subject.event == "remembered" and "memory" in said:
@@ -105,6 +113,15 @@ class Fold:
             return
         elif subject.event not in MEMORY_EVENTS and self._keeper.is_first(subject.tenant, effect.command):
             self._keeper.note(effect)
+
+    def _access(self, tenant: str, said: Said, stored: Stored) -> None:
+        """Count recalls of what is there, once for each command."""
+        if not self._keeper.is_first(tenant, said["command"]):
+            return
+        for memory_id, times in said.get("times", {}).items():
+            there = self._keeper.find(tenant, memory_id)
+            if there is not None and there.version:
+                self._keeper.access(tenant, memory_id, times, at=stored.at, sequence=stored.sequence)
 
     def _is_there(self, effect: Effect) -> bool:
         return effect.memory_id is not None and self._keeper.find(effect.tenant, effect.memory_id) is not None

@@ -47,8 +47,8 @@ Bar = Callable[[int, str], contextlib.AbstractContextManager[Callable[[int], Non
 
 QUESTIONS: dict[Store, type[Mending]] = {"index": MendIndexed, "record": MendRecorded, "ledger": MendMetered}
 EVENTS: dict[Store, tuple[str, ...]] = {
-    "index": MEMORY_EVENTS,
-    "record": (*MEMORY_EVENTS, "linked"),
+    "index": (*MEMORY_EVENTS, "judged"),
+    "record": (*MEMORY_EVENTS, "judged", "linked"),
     "ledger": MEMORY_EVENTS,
 }
 NO_MEMORY = "00000000-0000-0000-0000-000000000000"
@@ -262,7 +262,7 @@ class Verifier:
             return Mend(memory_id=NO_MEMORY, commands=(name,))
         sequences = balance.sequences(tenant, name, EVENTS[store])
         if difference.source != "record":
-            return Mend(memory_id=difference.uid if store == "ledger" else name, sequences=sequences)
+            return _from_log(balance, difference, sequences)
         if store != "index":
             raise NotFound("its facts are not on the log any more")
         return await self._from_record(balance, tenant, name)
@@ -276,6 +276,14 @@ class Verifier:
         embedding = await self._bus.ask(asked, within=ANSWER_SECONDS)
         command, sequence = balance.last_job(tenant, name)
         return Mend(memory_id=name, memory=memory, embedding=embedding, command=command, sequence=sequence)
+
+
+def _from_log(balance: Balance, difference: Difference, sequences: tuple[int, ...]) -> Mend:
+    """A memory as its facts make it, with how often it was recalled, which the ledger does not keep."""
+    if difference.store == "ledger":
+        return Mend(memory_id=difference.uid, sequences=sequences)
+    times, at, sequence = balance.accesses(difference.tenant, difference.id)
+    return Mend(memory_id=difference.id, sequences=sequences, accesses=times, accessed_at=at, accessed_in=sequence)
 
 
 def _in_turn(balance: Balance, *, renew: bool) -> Iterator[Difference]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from engram_contracts.auditing import Mending
 from engram_contracts.errors import NotFound
+from engram_contracts.facts import Accessed
 from engram_contracts.ids import partition_of
 from engram_contracts.messages import Message
 from engram_contracts.topology import LOG, LogSubject
@@ -35,9 +37,17 @@ async def facts_of(
         found += await asyncio.gather(*(_fact_at(bus, asked.tenant, sequence, messages) for sequence in lot))
     named = {mend.memory_id for mend in asked.mends if mend.sequences}
     async for delivery in _since(bus, asked.tenant, asked.cut, position, messages):
-        if name(memory_of(delivery.message) or "") in named:
-            found.append(delivery)
+        found += _about(delivery, named, name)
     return found
+
+
+def _about(delivery: Delivery[Any], named: Collection[str], name: Callable[[str], str]) -> list[Delivery[Any]]:
+    """The delivery, as far as it is about memories that are named; nothing where it is not."""
+    fact = delivery.message
+    if isinstance(fact, Accessed):
+        times = {memory: count for memory, count in fact.times.items() if name(memory) in named}
+        return [replace(delivery, message=fact.model_copy(update={"times": times}))] if times else []
+    return [delivery] if name(memory_of(fact) or "") in named else []
 
 
 def memory_of(fact: Any) -> str | None:

@@ -159,9 +159,17 @@ class Fold:
             known = self._known(head)
             if known is None or known.memory is None or delivery.sequence <= known.log_sequence:
                 continue
-            memory = known.memory.accessed(times, fact.at)
-            entry = known.model_copy(update={"memory": memory, "log_sequence": delivery.sequence})
-            self._write(delivery.tenant, head, entry, None)
+            self.count(delivery.tenant, memory_id, times, at=fact.at, sequence=delivery.sequence)
+
+    def count(self, tenant: str, memory_id: str, times: int, *, at: datetime, sequence: int) -> None:
+        """Add to how often a memory that is there was recalled, as the log tells up to a sequence."""
+        head = head_of(tenant, memory_id)
+        known = self._known(head)
+        if known is None or known.memory is None:
+            return
+        memory = known.memory.accessed(times, max(at, known.memory.accessed_at or at))
+        update = {"memory": memory, "log_sequence": max(known.log_sequence, sequence)}
+        self._write(tenant, head, known.model_copy(update=update), None)
 
     def _changed(self, delivery: Delivery[Fact], known: Entry, memory: Memory) -> Entry:
         """The entry with another record and the same vectors."""

@@ -128,7 +128,7 @@ class Mender(Handlers):
         async with self._locks[partition]:
             facts = await facts_of(self._bus, question, FACTS, position=self._positions.of(partition))
             await self._prepare_for(question, facts)
-            changes = await self._made_of(facts)
+            changes = await self._made_of(facts, question)
             changes.put.extend(point for mend in question.mends for point in self._given(question.tenant, mend))
             there = {point.id for point in changes.put}
             possible = (_possible_points(question.tenant, mend.memory_id) for mend in question.mends)
@@ -175,12 +175,16 @@ class Mender(Handlers):
             if self._index.model is None:
                 await self._index.prepare(embedding.model, dimension_of(embedding.model))
 
-    async def _made_of(self, facts: Sequence[Delivery[Any]]) -> Changes:
+    async def _made_of(self, facts: Sequence[Delivery[Any]], question: MendIndexed) -> Changes:
         """What the facts make of memories of which nothing is known."""
         await self._places.learn(filter(None, map(session_of, facts)))
         fold = Fold({}, model=self._index.model, places=self._places, now=self._now())
         for fact in facts:
             fold.take(fact)
+        for mend in question.mends:
+            if mend.accessed_at is not None:
+                name, count = mend.memory_id, mend.accesses
+                fold.count(question.tenant, name, count, at=mend.accessed_at, sequence=mend.accessed_in)
         return fold.changes()
 
     def _given(self, tenant: str, mend: Mend) -> list[Point]:
