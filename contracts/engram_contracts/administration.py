@@ -49,6 +49,8 @@ class NewTenant(Strict):
     overrides: Overrides = Overrides()
     language: Language | None = None
     half_life_days: HalfLife | None = None
+    encrypted: bool = False
+    """Whether its text is to be encrypted where it is stored, which cannot be changed later."""
 
 
 class TenantChanges(Strict):

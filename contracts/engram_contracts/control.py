@@ -147,12 +147,29 @@ class TenantRecord(Message):
     """That of its memories, where it is another than the installation's. What is kept already keeps its stems."""
     half_life_days: HalfLife | None = None
     """What recency counts by in its recalls, unless a request says otherwise."""
+    encrypted: bool = False
+    """Whether its text is encrypted where it is stored; set when it is created."""
     reason: Label | None = None
     """Why it is suspended."""
     changed_at: Moment | None = None
     """When the status was set."""
     erasure: str | None = None
     """What erases it, while it is being deleted."""
+
+
+class WrappedKey(Message):
+    """What is kept of a tenant's data key, under the tenant's name: encrypted by the master key `master`.
+
+    `id` names the data key in what it encrypted; both ids are in hex. `wrapped` is a nonce of 12 bytes, then the key by
+    AES-256-GCM, with tenant and id as associated data.
+    """
+
+    tenant: Tenant
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    master: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    wrapped: bytes
+    created_at: Moment
+    wrapped_at: Moment
 
 
 # --- keys ---------------------------------------------------------------------------------------------------

@@ -68,12 +68,16 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """A key-value bucket. `ttl` is how long an entry lives; 0 keeps it. One that is full refuses (-1: never full)."""
+    """A key-value bucket. `ttl` is how long an entry lives; 0 keeps it. One that is full refuses (-1: never full).
+
+    Values of a `sealed` one are of the tenant that their key begins with, and encrypted where that tenant's text is.
+    """
 
     name: str
     ttl: float = 0.0
     history: int = 1
     max_bytes: int = -1
+    sealed: bool = False
 
 
 MOST_BYTES = 512 * 1024
@@ -117,11 +121,14 @@ REPLAYS = Bucket(name="engram_replays", ttl=30 * DAY)
 CANCELS = Bucket(name="engram_cancels", ttl=7 * DAY)
 RATES = Bucket(name="engram_rates", ttl=DAY)
 """Token buckets that all doors draw from; one that nobody drew from for a day is full anyway."""
-IDEMPOTENCY = Bucket(name="engram_idempotency", ttl=DAY, max_bytes=1_024 * MiB)
+IDEMPOTENCY = Bucket(name="engram_idempotency", ttl=DAY, max_bytes=1_024 * MiB, sealed=True)
 ERASURES = Bucket(name="engram_erasures", ttl=30 * DAY)
 TICKETS = Bucket(name="engram_tickets", ttl=60.0, max_bytes=16 * MiB)
+DATA_KEYS = Bucket(name="engram_data_keys")
+"""What encrypts the text of tenants that want that, each wrapped by a master key that lies elsewhere."""
 BUCKETS = (
     TICKETS, KEYS, KEY_USES, TENANTS, PLANS, MEMBERS, SETTINGS, JOBS, REPLAYS, CANCELS, RATES, IDEMPOTENCY, ERASURES,
+    DATA_KEYS,
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from engram_contracts.control import KeyRecord
 from engram_contracts.errors import Forbidden, NotFound, Rejected, Unauthorized, Unavailable
 from engram_contracts.permissions import BOUND
 from engram_contracts.recovery import SYSTEM
+from engram_runtime.vault import NO_VAULT, Vault
 
 if TYPE_CHECKING:
     from engram_api.tokens import Claims, Tokens
@@ -38,7 +39,9 @@ class Gate:
         metrics_token: str | None,
         tokens: Tokens | None = None,
         host_suffix: str | None = None,
+        vault: Vault = NO_VAULT,
     ) -> None:
+        self._vault = vault
         self._keyring = keyring
         self._enabled = enabled
         self._metrics_token = metrics_token
@@ -162,6 +165,8 @@ class Gate:
             )
         if tenant is not None and tenant.status != "active":
             raise Forbidden("this tenant is suspended; ask who runs this installation")
+        if tenant is not None and tenant.encrypted and not self._vault.seals(name):
+            raise Unavailable("the data key of this tenant cannot be read here; try again", retry_after=1.0)
 
     def _admit_reader_of_metrics(self, headers: MultiMapping[str], permission: Permission) -> None:
         if permission != "metrics" or self._metrics_token is None:

@@ -46,6 +46,7 @@ from engram_contracts.topology import IDEMPOTENCY, RATES
 from engram_runtime.bus import Appended, Bus, Entry
 from engram_runtime.keys import load_pepper
 from engram_runtime.service import Service
+from engram_runtime.vault import vault_of
 
 if TYPE_CHECKING:
     from engram_api.tokens import Tokens
@@ -150,6 +151,7 @@ def _parts(settings: Settings, bus: Bus, keyring: Keyring, stack: contextlib.Asy
             metrics_token=_secret(settings.metrics.token),
             tokens=_tokens(settings.auth, stack),
             host_suffix=settings.auth.host_suffix,
+            vault=vault_of(bus),
         ),
         admission=Admission(
             requests=serve.requests, tenant_requests=serve.tenant_requests, body_bytes=serve.body_bytes

@@ -15,6 +15,7 @@ from engram_contracts.control import Status, TenantRecord
 from engram_contracts.erasing import Erase, ErasureStatus, StartErasure, StatusErasure
 from engram_contracts.errors import Conflict, EngramError, NotFound, Rejected
 from engram_contracts.recovery import SYSTEM
+from engram_runtime.vault import vault_of
 
 NO_TENANT = "there is no tenant with this name"
 ERASE_SECONDS = 30.0
@@ -50,8 +51,11 @@ class TenantHandlers(Administering):
             overrides=body.overrides,
             language=body.language,
             half_life_days=body.half_life_days,
+            encrypted=body.encrypted,
             created_at=datetime.now(UTC),
         )
+        if body.encrypted and await self._registers.tenants.stored(body.name) is None:
+            await vault_of(self._bus).create(body.name, record.created_at)
         if not await self._registers.tenants.create(body.name, record):
             record = await self._made_before(call, record)
         return Answer(data=self._tenant_shown(record), headers={"Location": f"/v1/tenants/{body.name}"})
@@ -129,6 +133,7 @@ class TenantHandlers(Administering):
         members = [key for key, record in registers.members.items() if record.tenant == name]
         await asyncio.gather(*(registers.keys.remove(key) for key in keys))
         await asyncio.gather(*(registers.members.remove(key) for key in members))
+        await vault_of(self._bus).destroy(name)
         await registers.tenants.remove(name)
 
 
@@ -146,4 +151,5 @@ def _with_status(
 
 
 def _alike(one: TenantRecord, other: TenantRecord) -> bool:
-    return (one.title, one.plan, one.overrides, one.status) == (other.title, other.plan, other.overrides, other.status)
+    named = ("title", "plan", "overrides", "status", "encrypted")
+    return all(getattr(one, name) == getattr(other, name) for name in named)

@@ -7,7 +7,7 @@ depend on where the log was cut into batches. The store is read before (`wanted`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import combinations, product
@@ -98,9 +98,19 @@ def wanted(deliveries: Sequence[Delivery[Fact]], vocabularies: Mapping[str, Voca
 
 
 class Draft:
-    """A batch in the making. `apply` takes facts in the order of the log; then `batch` is written."""
+    """A batch in the making. `apply` takes facts in the order of the log; then `batch` is written.
 
-    def __init__(self, found: Found, vocabularies: Mapping[str, Vocabulary], *, linked_at: datetime) -> None:
+    Texts of tenants that are to stay `unread` give no names to the graph, where they would be in the clear.
+    """
+
+    def __init__(
+        self,
+        found: Found,
+        vocabularies: Mapping[str, Vocabulary],
+        *,
+        linked_at: datetime,
+        unread: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._commands = set(found.commands)
         self._found = found
         self._linked_at = linked_at
@@ -109,7 +119,10 @@ class Draft:
         self._sequence = 0
         self._appended: datetime | None = None
         self.keys = _Keys(found.next_memory, found.next_node)
-        self.tenants = {name: TenantDraft(name, each, found, self.keys) for name, each in vocabularies.items()}
+        self.tenants = {
+            name: TenantDraft(name, each, found, self.keys, reads=not unread(name))
+            for name, each in vocabularies.items()
+        }
 
     def apply(self, delivery: Delivery[Fact]) -> tuple[bool, Outcome]:
         """Whether the fact took effect now (not already before), and what became of it."""
@@ -202,8 +215,9 @@ class _Keys:
 class TenantDraft:
     """One tenant's part of a draft. It changes the vocabulary in place: drop that if the batch is not written."""
 
-    def __init__(self, tenant: str, vocabulary: Vocabulary, found: Found, keys: _Keys) -> None:
+    def __init__(self, tenant: str, vocabulary: Vocabulary, found: Found, keys: _Keys, *, reads: bool = True) -> None:
         self.tenant = tenant
+        self._reads = reads
         self._vocabulary = vocabulary
         self._keys = keys
         self._memories = {name: entry for (owner, name), entry in found.memories.items() if owner == tenant}
@@ -317,7 +331,8 @@ class TenantDraft:
         """Take mentions and evidence from the text, in place of those whose origin is `stale`."""
         reference = memory.occurred_at or memory.created_at
         speaker = self._speaker(memory.speaker) if memory.speaker and memory.speaker.strip() else None
-        names = extract(memory.content, self._vocabulary, reference=reference, tags=memory.tags, headed=speaker is None)
+        text = memory.content if self._reads else ""
+        names = extract(text, self._vocabulary, reference=reference, tags=memory.tags, headed=speaker is None)
         keys = list(dict.fromkeys([self._node(name, "rule").key for name in names]))
         evidence: dict[Triple, Origin] = {}
         if speaker is not None:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from duckdb import DuckDBPyConnection as Cursor
-
 from engram_contracts.erasing import (
     Compacted,
     CompactRecorded,
@@ -24,6 +22,7 @@ from engram_graph.graphs import Graphs
 from engram_graph.mending import MendingFollower
 from engram_graph.partitions import Partitions
 from engram_graph.store_duckdb import TABLES, Partition
+from engram_graph.store_duckdb import Reading as Cursor
 from engram_graph.vocabularies import Vocabularies
 
 NAMED = {
@@ -141,11 +140,15 @@ def _withdraw(cursor: Cursor, tenant: str, names: Sequence[str]) -> int:
     citing = [
         command
         for command, text in cursor.execute(CITING, [tenant, names]).fetchall()
-        if any(cited.memory_id in names for cited in Thought.model_validate(json.loads(text)).citations)
+        if any(cited.memory_id in names for cited in _read(cursor, tenant, text).citations)
     ]
     cursor.execute(NO_THOUGHTS, [tenant, citing])
     cursor.execute(NO_EVIDENCE, [tenant, names])
     return len(citing)
+
+
+def _read(cursor: Cursor, tenant: str, text: str) -> Thought:
+    return Thought.model_validate(json.loads(cursor.thought(tenant, text)))
 
 
 def _emptied(cursor: Cursor, tenant: str) -> dict[str, int]:

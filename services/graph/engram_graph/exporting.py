@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from duckdb import DuckDBPyConnection as Cursor
-
 from engram_contracts.erasing import (
     Exported,
     ExportedAnswer,
@@ -23,6 +21,7 @@ from engram_contracts.facts import Thought
 from engram_contracts.ids import partition_of
 from engram_contracts.memory import Judgement, Memory, MemoryVersion
 from engram_graph.partitions import Partitions
+from engram_graph.store_duckdb import Reading as Cursor
 
 MEMORIES = """
 SELECT key, record FROM memories WHERE tenant = $tenant AND key > $after AND record IS NOT NULL
@@ -91,16 +90,19 @@ def _memories(cursor: Cursor, tenant: str, rows: Sequence[Any]) -> list[Row]:
     keys = [key for key, _ in rows]
     versions, feedback = defaultdict(list), defaultdict(list)
     for key, version, at, change, text in cursor.execute(VERSIONS, [tenant, keys]).fetchall():
-        was = {"version": version, "at": at, "change": change, "memory": json.loads(text)}
+        was = {"version": version, "at": at, "change": change, "memory": json.loads(cursor.record(tenant, text))}
         versions[key].append(MemoryVersion.model_validate(was))
     names = ("at", "verdict", "version", "query", "note", "actor")
-    for key, *said in cursor.execute(FEEDBACK, [tenant, keys]).fetchall():
+    for key, *given, query, note, actor in cursor.execute(FEEDBACK, [tenant, keys]).fetchall():
+        said = (*given, cursor.words(tenant, query), cursor.words(tenant, note), actor)
         feedback[key].append(Judgement.model_validate(dict(zip(names, said, strict=True))))
     return [
         (
             key,
             ExportedMemory(
-                memory=Memory.model_validate_json(text), versions=tuple(versions[key]), feedback=tuple(feedback[key])
+                memory=Memory.model_validate_json(cursor.record(tenant, text)),
+                versions=tuple(versions[key]),
+                feedback=tuple(feedback[key]),
             ),
         )
         for key, text in rows
@@ -118,8 +120,11 @@ def _edges(_: Cursor, __: str, rows: Sequence[Any]) -> list[Row]:
     ]
 
 
-def _answers(_: Cursor, __: str, rows: Sequence[Any]) -> list[Row]:
-    said = [(sequence, command, Thought.model_validate_json(text)) for sequence, command, text in rows]
+def _answers(cursor: Cursor, tenant: str, rows: Sequence[Any]) -> list[Row]:
+    said = [
+        (sequence, command, Thought.model_validate_json(cursor.thought(tenant, text)))
+        for sequence, command, text in rows
+    ]
     return [
         (sequence, ExportedAnswer(job=command, question=thought.question, answer=thought.answer, at=thought.at))
         for sequence, command, thought in said

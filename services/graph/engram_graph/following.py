@@ -13,6 +13,7 @@ from engram_contracts.ids import partition_of
 from engram_graph.draft import Draft, wanted
 from engram_graph.graphs import Graphs
 from engram_graph.partitions import Partitions
+from engram_graph.records import Found
 from engram_graph.vocabularies import Vocabularies
 from engram_graph.vocabulary import Vocabulary
 from engram_runtime.bus import Bus
@@ -93,7 +94,7 @@ class Follower:
     ) -> tuple[Draft, list[Delivery[Fact]], dict[int, Outcome]]:
         asked = wanted(fresh, vocabularies)
         found = await self._partitions.writing(self._number, lambda partition: partition.find(asked))
-        draft = Draft(found, vocabularies, linked_at=self._clock())
+        draft = self._draft(found, vocabularies)
         applied, outcomes = [], {}
         async with self._turn:
             for number, delivery in enumerate(fresh):
@@ -103,6 +104,9 @@ class Follower:
                 if number % SLICE == SLICE - 1:
                     await asyncio.sleep(0)
         return draft, applied, outcomes
+
+    def _draft(self, found: Found, vocabularies: Mapping[str, Vocabulary]) -> Draft:
+        return Draft(found, vocabularies, linked_at=self._clock(), unread=self._partitions.vault.seals)
 
     def _tell_graphs(self, draft: Draft, sequence: int) -> None:
         for name, tenant in draft.tenants.items():

@@ -28,6 +28,7 @@ from engram_graph.following import Follower
 from engram_graph.partitions import Partitions
 from engram_graph.records import Found, Wanted
 from engram_graph.store_duckdb import Partition
+from engram_graph.texts import open_record
 from engram_graph.vocabulary import Vocabulary
 from engram_runtime.refetching import facts_of
 from engram_runtime.service import Delivery
@@ -84,7 +85,7 @@ class MendingFollower(Follower):
         named = frozenset((tenant, name) for name in names)
         asked = Wanted(commands=frozenset(), memories=named, linked=named, triples=frozenset())
         found = await self._partitions.writing(self._number, lambda partition: partition.find(asked))
-        draft = Draft(found, vocabularies, linked_at=self._clock())
+        draft = self._draft(found, vocabularies)
         for _, name in found.memories:
             draft.tenants[tenant].unlink(name)
         await self._write(draft, position)
@@ -101,7 +102,7 @@ class MendingFollower(Follower):
             return
         asked = wanted(facts, vocabularies)
         found: Found = await self._partitions.writing(self._number, lambda partition: partition.find(asked))
-        draft = Draft(found, vocabularies, linked_at=self._clock())
+        draft = self._draft(found, vocabularies)
         recalls = [fact.message for fact in facts if isinstance(fact.message, Accessed)]
         for fact in facts:
             if not isinstance(fact.message, Accessed):
@@ -132,7 +133,7 @@ class Auditor:
     async def kept(self, question: ListRecorded) -> KeptPage:
         """A page of memories, the forgotten ones included."""
         rows = await self._page(question, MEMORIES)
-        kept = tuple(_kept(*row[1:]) for row in rows)
+        kept = tuple(self._kept(*row[1:]) for row in rows)
         return KeptPage(kept=kept, after=str(rows[-1][0]) if len(rows) == question.limit else None)
 
     async def applied(self, question: ListApplied) -> AppliedPage:
@@ -150,6 +151,12 @@ class Auditor:
         if number not in self._followers:
             raise Unavailable(f"partition {number} is not kept by this instance", retry_after=1)
         return await self._followers[number].mend(question)
+
+    def _kept(self, tenant: str, name: str, version: int, record: str | None) -> Kept:
+        if record is None:
+            return Kept(tenant=tenant, id=name, version=0)
+        content = Memory.model_validate_json(open_record(self._partitions.vault, tenant, record)).content
+        return Kept(tenant=tenant, id=name, version=version, size=len(content.encode()), digest=digest_of(content))
 
     async def _page(self, question: ListRecorded | ListApplied, query: str) -> list[Any]:
         if question.partition not in self._followers:
@@ -174,10 +181,3 @@ def _remove(partition: Partition, tenant: str, names: Sequence[str]) -> None:
         for statement in TAKE_OUT:
             cursor.execute(statement, [tenant, list(names)])
         cursor.execute("COMMIT")
-
-
-def _kept(tenant: str, name: str, version: int, record: str | None) -> Kept:
-    if record is None:
-        return Kept(tenant=tenant, id=name, version=0)
-    content = Memory.model_validate_json(record).content
-    return Kept(tenant=tenant, id=name, version=version, size=len(content.encode()), digest=digest_of(content))

@@ -8,16 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from engram_contracts.errors import EngramError, Unavailable
 from engram_contracts.ids import partition_of
-from engram_graph.store_duckdb import Partition
+from engram_graph.store_duckdb import Partition, Reading
 from engram_runtime.telemetry import OPEN_FAILURES
 from engram_runtime.tracing import traced
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+from engram_runtime.vault import NO_VAULT, Vault
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,9 +25,13 @@ WRITERS = 2
 
 
 class Partitions:
-    """The files `p<N>.duckdb` in a folder. `trouble` tells which could not be opened, and why."""
+    """The files `p<N>.duckdb` in a folder. `trouble` tells which could not be opened, and why.
 
-    def __init__(self, folder: Path, numbers: Sequence[int], *, memory_limit: str) -> None:
+    `vault` seals the text that is written to them.
+    """
+
+    def __init__(self, folder: Path, numbers: Sequence[int], *, memory_limit: str, vault: Vault = NO_VAULT) -> None:
+        self.vault = vault
         self._folder = folder
         self._numbers = frozenset(numbers)
         self._memory_limit = memory_limit
@@ -58,7 +60,7 @@ class Partitions:
     async def read(
         self,
         tenant: str,
-        query: Callable[Concatenate[DuckDBPyConnection, str, P], T],
+        query: Callable[Concatenate[Reading, str, P], T],
         *values: P.args,
         **named: P.kwargs,
     ) -> T:
@@ -66,7 +68,7 @@ class Partitions:
         return await self.ask(partition_of(tenant), lambda cursor: query(cursor, tenant, *values, **named))
 
     @traced("query duckdb", "client", {"db.system.name": "duckdb", "db.operation.name": "SELECT"})
-    async def ask(self, number: int, query: Callable[[DuckDBPyConnection], T]) -> T:
+    async def ask(self, number: int, query: Callable[[Reading], T]) -> T:
         """Ask a partition's record as a whole, in a thread."""
         opened = await self.partition(number)
 
@@ -127,7 +129,7 @@ class Partitions:
         loop = asyncio.get_running_loop()
         try:
             opened = await loop.run_in_executor(
-                self._writers, partial(Partition.open, file, memory_limit=self._memory_limit)
+                self._writers, partial(Partition.open, file, memory_limit=self._memory_limit, vault=self.vault)
             )
         except EngramError as error:
             self.trouble[number] = error.message

@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from duckdb import DuckDBPyConnection as Cursor
 
 from engram_contracts.errors import NotFound, Rejected
 from engram_contracts.facts import Thought
 from engram_contracts.memory import Filters, Judgement, Memory, MemoryVersion
 from engram_contracts.questions import History, JobRecord, MemoryPage, Node, NodePage
 from engram_graph.schema import slot
+from engram_graph.store_duckdb import Reading as Cursor
 from engram_graph.store_duckdb import aware
 from engram_graph.vocabulary import Known
 
@@ -42,7 +42,12 @@ def history(cursor: Cursor, tenant: str, memory_id: str) -> History:
     ).fetchall()
     older = [
         MemoryVersion.model_validate(
-            {"version": version, "at": since, "change": how, "memory": Memory.model_validate_json(text)}
+            {
+                "version": version,
+                "at": since,
+                "change": how,
+                "memory": Memory.model_validate_json(cursor.record(tenant, text)),
+            }
         )
         for version, since, how, text in rows
     ]
@@ -57,7 +62,8 @@ def _judgements(cursor: Cursor, tenant: str, key: int) -> tuple[Judgement, ...]:
         [tenant, key],
     ).fetchall()
     names = ("at", "verdict", "version", "query", "note", "actor")
-    return tuple(Judgement.model_validate(dict(zip(names, row, strict=True))) for row in rows)
+    said = ((*row[:3], cursor.words(tenant, row[3]), cursor.words(tenant, row[4]), row[5]) for row in rows)
+    return tuple(Judgement.model_validate(dict(zip(names, row, strict=True))) for row in said)
 
 
 def memories(cursor: Cursor, tenant: str, filters: Filters, *, limit: int, after: str | None) -> MemoryPage:
@@ -73,7 +79,7 @@ def memories(cursor: Cursor, tenant: str, filters: Filters, *, limit: int, after
         f"SELECT record FROM memories WHERE {page} ORDER BY key DESC LIMIT ?",  # noqa: S608  # our text
         [*bounds, limit + 1],
     ).fetchall()
-    found = tuple(Memory.model_validate_json(row[0]) for row in rows[:limit])
+    found = tuple(Memory.model_validate_json(cursor.record(tenant, row[0])) for row in rows[:limit])
     return MemoryPage(memories=found, after=found[-1].id if len(rows) > limit else None, total=total)
 
 
@@ -98,7 +104,7 @@ def job(cursor: Cursor, tenant: str, command: str) -> JobRecord | None:
         accepted_at=accepted,
         embedded_at=embedded,
         linked_at=linked,
-        thought=Thought.model_validate_json(thought) if thought is not None else None,
+        thought=Thought.model_validate_json(cursor.thought(tenant, thought)) if thought is not None else None,
     )
 
 
@@ -250,7 +256,7 @@ def _record(cursor: Cursor, tenant: str, memory_id: str) -> tuple[int, str]:
     ).fetchall()
     if not rows:
         raise NotFound(f"there is no memory {memory_id!r}")
-    return rows[0][0], rows[0][1]
+    return rows[0][0], cursor.record(tenant, rows[0][1])
 
 
 def _cursor_key(cursor: Cursor, tenant: str, memory_id: str) -> int:

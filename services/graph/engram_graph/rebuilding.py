@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from engram_contracts.auditing import RebuildRecord, RebuildStatus
 from engram_contracts.errors import Conflict, EngramError, Rejected, Unavailable
@@ -26,13 +26,11 @@ from engram_graph.graphs import Graphs
 from engram_graph.mending import MendingFollower
 from engram_graph.partitions import Partitions
 from engram_graph.settings import GraphSettings
+from engram_graph.store_duckdb import Reading
 from engram_graph.vocabularies import Vocabularies
 from engram_runtime.bus import Bus, Stored
 from engram_runtime.refetching import delivered
 from engram_runtime.service import Delivery
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +82,8 @@ class Rebuilder:
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def _run(self, number: int) -> None:
-        aside = Partitions(self._folder, (number,), memory_limit=self._settings.memory_limit)
+        limit, vault = self._settings.memory_limit, self._partitions.vault
+        aside = Partitions(self._folder, (number,), memory_limit=limit, vault=vault)
         try:
             await self._build(number, aside)
             self._tell(number, state="done")
@@ -153,7 +152,7 @@ def _fact(stored: Stored) -> Delivery[Any] | None:
     return None
 
 
-def _commands(cursor: DuckDBPyConnection) -> int:
+def _commands(cursor: Reading) -> int:
     return int(cursor.execute("SELECT count(*) FROM jobs").fetchall()[0][0])
 
 

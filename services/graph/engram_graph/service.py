@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram_contracts.auditing import ListApplied, ListRecorded, MendRecorded, RebuildRecord, RecordPositions
 from engram_contracts.commands import GRAPH
@@ -39,19 +39,20 @@ from engram_graph.mending import Auditor, MendingFollower
 from engram_graph.partitions import Partitions
 from engram_graph.rebuilding import Rebuilder
 from engram_graph.settings import Settings
+from engram_graph.store_duckdb import Reading
 from engram_graph.vocabularies import Vocabularies
 from engram_runtime.bus import Bus
 from engram_runtime.service import Answer, Following, Service, Taking
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+from engram_runtime.vault import vault_of
 
 
 @asynccontextmanager
 async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     """The service over the partitions in `<data_dir>/graph`; a partition has one process at a time."""
     chosen = settings.graph
-    partitions = Partitions(settings.data_dir / "graph", chosen.partitions, memory_limit=chosen.memory_limit)
+    partitions = Partitions(
+        settings.data_dir / "graph", chosen.partitions, memory_limit=chosen.memory_limit, vault=vault_of(bus)
+    )
     vocabularies = Vocabularies(
         lambda tenant: partitions.read(tenant, record.known_nodes), most_nodes=chosen.known_nodes
     )
@@ -135,7 +136,7 @@ async def store(partitions: Partitions) -> Check:
     return Check(ok=not trouble, detail=trouble or None)
 
 
-def build(cursor: DuckDBPyConnection, tenant: str) -> Graph:
+def build(cursor: Reading, tenant: str) -> Graph:
     """A tenant's graph, built from the record."""
     return Graph(record.graph(cursor, tenant))
 

@@ -25,7 +25,9 @@ from engram_graph.draft import withdraw
 from engram_graph.records import Batch, Entry, Found, Named, Row, Triple, Wanted
 from engram_graph.schema import migrate, slot
 from engram_graph.slots import Slots
+from engram_graph.texts import open_record, open_thought, seal_thought, sealed_row
 from engram_graph.validity import Stretch
+from engram_runtime.vault import NO_VAULT, Vault
 
 TABLES = ("memories", "versions", "nodes", "mentions", "evidence", "edges", "jobs", "feedback")
 
@@ -64,6 +66,26 @@ AND list_bool_or(list_transform($2::VARCHAR[], lambda each: contains(thought, ea
 MOVE = "UPDATE watermark SET sequence = $1, next_memory = $2, next_node = $3, appended = $4"
 
 
+class Reading:
+    """A cursor that sees one state of the record, and opens the texts that are sealed in it."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, vault: Vault) -> None:
+        self.execute = cursor.execute
+        self._vault = vault
+
+    def record(self, tenant: str, text: str) -> str:
+        """A memory's JSON."""
+        return open_record(self._vault, tenant, text)
+
+    def thought(self, tenant: str, text: str) -> str:
+        """An answer's JSON."""
+        return open_thought(self._vault, tenant, text)
+
+    def words(self, tenant: str, text: str | None) -> str | None:
+        """What somebody said of a memory."""
+        return text and self._vault.open_text(tenant, text)
+
+
 class Mark(NamedTuple):
     """The position, the next key of a memory and of a node, and when the fact at the position was appended."""
 
@@ -76,7 +98,8 @@ class Mark(NamedTuple):
 class Partition:
     """The record of one log partition. All methods block; one thread may write at a time, many may read."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, vault: Vault = NO_VAULT) -> None:
+        self._vault = vault
         self._root = connection
         self._connection = connection.cursor()
         self._writing = threading.Lock()
@@ -85,7 +108,7 @@ class Partition:
         self._load()
 
     @classmethod
-    def open(cls, file: Path, *, memory_limit: str) -> Partition:
+    def open(cls, file: Path, *, memory_limit: str, vault: Vault = NO_VAULT) -> Partition:
         """Open the file, created where there is none. The file's lock makes this process the only one.
 
         Raises `Unavailable` when another process has it, or it cannot be opened.
@@ -98,7 +121,7 @@ class Partition:
             raise Unavailable(_why(file, error), retry_after=5) from error
         except (duckdb.Error, ValueError) as error:
             raise Unavailable(f"{file.name} cannot be used: {error}", retry_after=60) from error
-        return cls(connection)
+        return cls(connection, vault)
 
     def close(self) -> None:
         """Finish what is being written and let go of the file."""
@@ -108,12 +131,12 @@ class Partition:
             self._root.close()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(self) -> Iterator[Reading]:
         """A cursor that sees one state of the record, whatever is written meanwhile."""
         try:
             with self._root.cursor() as cursor:
                 cursor.execute("BEGIN")
-                yield cursor
+                yield Reading(cursor, self._vault)
         except _PASSING as error:
             raise Unavailable(f"the record cannot answer now: {type(error).__name__}", retry_after=1) from error
 
@@ -173,9 +196,9 @@ class Partition:
             mark = Mark(batch.sequence, batch.next_memory, batch.next_node, batch.appended)
             connection.begin()
             try:
-                _remove(connection, batch)
+                _remove(Reading(connection, self._vault), batch, self._vault)
                 for table in TABLES:
-                    self._append(table, batch.rows.get(table, ()))
+                    self._append(table, self._sealed(table, batch.rows.get(table, ())))
                 connection.execute(MOVE, [*mark[:3], naive(mark.appended)])
                 connection.commit()
             except BaseException as error:
@@ -195,6 +218,11 @@ class Partition:
         """Read what is kept in memory of the file: the watermark, and the slots that are taken."""
         self._mark = _mark(self._connection)
         self._slots = {table: _taken(self._connection, table) for table in ("jobs", "memories")}
+
+    def _sealed(self, table: str, rows: Sequence[Row]) -> Sequence[Row]:
+        if self._vault.empty:
+            return rows
+        return [sealed_row(self._vault, table, row) if self._vault.seals(row[0]) else row for row in rows]
 
     def _append(self, table: str, rows: Sequence[Row]) -> None:
         if not rows:
@@ -237,25 +265,23 @@ def _taken(connection: duckdb.DuckDBPyConnection, table: str) -> Slots:
     return Slots(np.ma.getdata(rows["slot"]).astype(np.uint32))
 
 
-def _commands(cursor: duckdb.DuckDBPyConnection, names: frozenset[Named], slots: Sequence[int]) -> Iterator[Named]:
+def _commands(cursor: Reading, names: frozenset[Named], slots: Sequence[int]) -> Iterator[Named]:
     if slots:
         rows = cursor.execute("SELECT tenant, command FROM jobs WHERE slot IN (SELECT unnest($1::UINTEGER[]))", [slots])
         yield from (name for name in rows.fetchall() if name in names)
 
 
-def _memories(
-    cursor: duckdb.DuckDBPyConnection, names: frozenset[Named], slots: Sequence[int]
-) -> Iterator[tuple[Named, Entry]]:
+def _memories(cursor: Reading, names: frozenset[Named], slots: Sequence[int]) -> Iterator[tuple[Named, Entry]]:
     if not slots:
         return
     query = "SELECT tenant, id, key, record FROM memories WHERE slot IN (SELECT unnest($1::UINTEGER[]))"
     for tenant, name, key, record in cursor.execute(query, [slots]).fetchall():
         if (tenant, name) in names:
-            memory = Memory.model_validate_json(record) if record is not None else None
+            memory = Memory.model_validate_json(cursor.record(tenant, record)) if record is not None else None
             yield (tenant, name), Entry(key, name, memory, stored=True, changed=False)
 
 
-def _add_links(cursor: duckdb.DuckDBPyConnection, entries: Sequence[Entry]) -> None:
+def _add_links(cursor: Reading, entries: Sequence[Entry]) -> None:
     if not entries:
         return
     by_key = {entry.key: entry for entry in entries}
@@ -268,9 +294,7 @@ def _add_links(cursor: duckdb.DuckDBPyConnection, entries: Sequence[Entry]) -> N
         by_key[memory].evidence[source, kind, target] = origin
 
 
-def _edges(
-    cursor: duckdb.DuckDBPyConnection, triples: Iterable[tuple[str, Triple]]
-) -> Mapping[tuple[str, Triple], list[Stretch]]:
+def _edges(cursor: Reading, triples: Iterable[tuple[str, Triple]]) -> Mapping[tuple[str, Triple], list[Stretch]]:
     owners = {triple: tenant for tenant, triple in triples}
     found: dict[tuple[str, Triple], list[Stretch]] = {}
     if not owners:
@@ -288,7 +312,7 @@ def _columns(triples: Iterable[Triple]) -> list[list[Any]]:
     return [list(column) for column in zip(*triples, strict=True)]
 
 
-def _remove(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+def _remove(connection: Reading, batch: Batch, vault: Vault) -> None:
     for name, statement in _DELETIONS:
         if keys := getattr(batch, name):
             connection.execute(statement, [keys])
@@ -299,14 +323,20 @@ def _remove(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
             connection.execute(statement, _columns(triples))
     for tenant, memories in batch.withdrawn.items():
         connection.execute(_WITHDRAWN_EVIDENCE, [tenant, memories])
-        _withdraw_thoughts(connection, tenant, set(memories))
+        _withdraw_thoughts(connection, tenant, set(memories), vault)
 
 
-def _withdraw_thoughts(connection: duckdb.DuckDBPyConnection, tenant: str, memories: set[str]) -> None:
+def _withdraw_thoughts(connection: Reading, tenant: str, memories: set[str], vault: Vault) -> None:
     for command, text in connection.execute(_CITING, [tenant, list(memories)]).fetchall():
-        thought = Thought.model_validate(json.loads(text))
+        thought = Thought.model_validate(json.loads(connection.thought(tenant, text)))
         if any(citation.memory_id in memories for citation in thought.citations):
+            left = withdraw(thought).encode().decode()
             connection.execute(
                 "UPDATE jobs SET thought = $4 WHERE slot = $1 AND tenant = $2 AND command = $3",
-                [slot(tenant, command), tenant, command, withdraw(thought).encode().decode()],
+                [
+                    slot(tenant, command),
+                    tenant,
+                    command,
+                    seal_thought(vault, tenant, left) if vault.seals(tenant) else left,
+                ],
             )

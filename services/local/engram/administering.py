@@ -47,12 +47,13 @@ def create_tenant(
     model_share: Share = None,
     language: Language = None,
     half_life_days: HalfLife = None,
+    encrypted: Annotated[bool, typer.Option("--encrypted", help="Encrypt its text where it is stored.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Create a tenant."""
     limits = _limits(quota, rate, model_share)
     given = _given(plan=plan, title=title, overrides=limits, language=language, half_life_days=half_life_days)
-    body = {"name": name, **given}
+    body = {"name": name, **given, **({"encrypted": True} if encrypted else {})}
     _show(as_json, _call(context, "POST", "/v1/tenants", body), "tenant")
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from engram import audit, auditing, contracts, dead, erasing, looking, nats_creds
+from engram import audit, auditing, contracts, dead, encryption, erasing, looking, nats_creds
 from engram.administering import keys, plans, tenants
 from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, output, teller
 
@@ -31,6 +31,7 @@ tenants.add_typer(erasing.app)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
 app.add_typer(plans, name="plans")
+app.add_typer(encryption.app, name="encryption")
 app.add_typer(contracts.app, name="contracts")
 app.add_typer(auditing.rebuild, name="rebuild")
 app.command("verify")(auditing.verify)

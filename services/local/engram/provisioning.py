@@ -21,6 +21,7 @@ from engram_runtime.nats_bus import NatsBus, open_bus
 from engram_runtime.provision import Drift, provision
 from engram_runtime.settings import load
 from engram_runtime.telemetry import log_to_stderr
+from engram_runtime.vault import open_vault
 
 log = logging.getLogger(__name__)
 NO_ROOM = 10047
@@ -33,7 +34,7 @@ def run(flags: Mapping[str, Any], data_dir: Path) -> None:
     settings = load(Settings, flags=flags, environ=os.environ)
     log_to_stderr("engram", settings.log_level)
     try:
-        drifts, key = asyncio.run(provisioned(settings))
+        drifts, key = asyncio.run(_provisioned_and_readable(settings))
     except EngramError as error:
         log.critical(error.message)
         sys.exit(2)
@@ -43,6 +44,13 @@ def run(flags: Mapping[str, Any], data_dir: Path) -> None:
         file = data_dir / FIRST_KEY
         file.touch(mode=0o600)
         file.write_text(key)
+
+
+async def _provisioned_and_readable(settings: Settings) -> tuple[list[Drift], str | None]:
+    """As `provisioned`. Raises `Rejected` where text is encrypted under a key that was not given."""
+    done = await provisioned(settings)
+    async with open_bus(settings.nats, name="engram-provision") as bus, open_vault(bus, settings.encryption):
+        return done
 
 
 async def provisioned(settings: Settings) -> tuple[list[Drift], str | None]:

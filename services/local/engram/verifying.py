@@ -26,6 +26,7 @@ from engram_recovery.relaying import fill, is_kept, keep_aside
 from engram_recovery.verifying import Bar, Report, Verifier
 from engram_runtime.nats_bus import NatsBus, open_bus
 from engram_runtime.passing import begin_anew, passed, seal
+from engram_runtime.vault import open_vault
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
@@ -37,8 +38,9 @@ CATCH_UP_SECONDS = 10.0
 async def verify(
     data_dir: Path, bar: Bar, *, tenant: str | None, repair: bool = False, renew: bool = False, most: int = 1_000
 ) -> dict[str, Any]:
-    """What differs, and what became of it."""
-    async with connected(data_dir) as bus:
+    """What differs, and what became of it. Raises `Rejected` where text is encrypted and its key was not given."""
+    encryption = settings_for(data_dir).encryption
+    async with connected(data_dir) as bus, open_vault(bus, encryption) as bus.vault:
         verifier = Verifier(bus, partial(passed, bus, within=CATCH_UP_SECONDS), bar, tenant=tenant, most=most)
         return _told(await verifier.verify(repair=repair, renew=renew))
 

@@ -23,6 +23,7 @@ from engram_reasoner.slots import Slots
 from engram_runtime.breaker import is_away
 from engram_runtime.bus import Appended, Bus, Entry, KeyValue
 from engram_runtime.service import Delivery, Outcome
+from engram_runtime.vault import vault_of
 
 POSITION = "reasoner.position.extract"
 TRIES = 3
@@ -95,8 +96,11 @@ class Linker:
         return None
 
     async def _link(self, delivery: Delivery[Remembered]) -> None:
-        """Ask the model and append what it finds; nothing where the tenant's plan leaves no tokens for it."""
+        """Ask the model and append what it finds; nothing where the tenant's plan leaves no tokens for it, and
+        nothing of a tenant whose text is encrypted, for names in the graph are not."""
         fact = delivery.message
+        if vault_of(self._bus).seals(delivery.tenant):
+            return
         async with self._slots.of(delivery.tenant), self._reserve(delivery.tenant, fact) as reservation:
             if not reservation.granted:
                 return

@@ -168,11 +168,18 @@ class Handlers:
             dry_run=question.dry_run,
             payload=question.payload,
         )
-        entry = Entry(subject=work_subject(question.tenant, Replay.op), body=command.encode(), id=identity)
+        owner = await self._owner(question)
+        entry = Entry(subject=work_subject(question.tenant, Replay.op), body=command.encode(), id=identity, owner=owner)
         outcome = (await self._bus.append([entry]))[0]
         if isinstance(outcome, Exception):
             raise outcome
         await self._replays.create(new_record(command, question.tenant, self._now()))
+
+    async def _owner(self, question: StartReplay) -> str | None:
+        """Whose text a payload holds."""
+        if question.payload is None:
+            return None
+        return (await self._graveyard.get(question.tenant, question.selection.sequences[0])).letter.tenant
 
     async def _status(self, tenant: str, identity: str) -> ReplayStatus:
         return await self._replays.status(await self._record(tenant, identity))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -24,7 +24,8 @@ E = TypeVar("E", bound=Event)
 class Entry:
     """One message to append to a stream. `id` makes a repeat within the stream's window a no-op.
 
-    `trace` is the traceparent of what it follows from.
+    `trace` is the traceparent of what it follows from. `owner` is the tenant whose text it holds, where the subject
+    does not say so: it is sealed with that tenant's data key, if there is one.
     """
 
     subject: str
@@ -33,6 +34,11 @@ class Entry:
     correlation: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     trace: str | None = None
+    owner: str | None = None
+
+    def with_body(self, body: bytes) -> Entry:
+        """The same with another body."""
+        return replace(self, body=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,10 @@ class Appended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """A message as a stream holds it. `size` is the body's in bytes, also where the body itself was not asked for."""
+    """A message as a stream holds it, opened where it was sealed and the data key is known.
+
+    `size` is the body's in bytes as it lies there, also where the body itself was not asked for.
+    """
 
     subject: str
     body: bytes

@@ -32,6 +32,7 @@ from engram_runtime.taking import ACK
 from engram_runtime.telemetry import HANDLED, HANDLING, STANDING, waited
 from engram_runtime.tracing import TRACEPARENT, processing
 from engram_runtime.tries import MOST, Tries
+from engram_runtime.vault import vault_of
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Follower:
 
     def __init__(self, bus: Bus, client: Client, jetstream: JetStreamContext, stage: str, following: Following) -> None:
         self._bus = bus
+        self._vault = vault_of(bus)
         self._client = client
         self._jetstream = jetstream
         self._stage = stage
@@ -183,8 +185,10 @@ class Follower:
         if kind is None:
             return None
         try:
-            body = decode(kind, message.data)
+            body = decode(kind, await self._vault.opened(message.data))
         except EngramError as error:
+            if error.retry == "later":
+                raise
             await self._bury(message, tenant, error)
             return None
         headers = message.headers or {}

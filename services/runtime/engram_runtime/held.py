@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nats.aio.msg import Msg
@@ -34,14 +34,14 @@ class Held:
     """Tries before this one that nobody came back from."""
 
 
-def taken(message: Msg, types: Mapping[str, type[Command]]) -> Held:
-    """A message as it came, decoded as the command its subject names where that can be done."""
+def taken(message: Msg, types: Mapping[str, type[Command]], opened: Callable[[bytes], bytes]) -> Held:
+    """A message as it came, `opened` and decoded as the command its subject names where that can be done."""
     receipt = Receipt.of(message)
     headers = message.headers or {}
     job = headers.get("Nats-Msg-Id") or f"sequence-{receipt.sequence}"
     subject = WorkSubject.parse(message.subject)
     try:
-        command = decode(types[subject.op], message.data)
+        command = decode(types[subject.op], opened(message.data))
     except EngramError as error:
         return Held(message, receipt, subject.tenant, job, None, error)
     delivery = Delivery(

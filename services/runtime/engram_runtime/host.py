@@ -29,9 +29,10 @@ from engram_runtime.nats_bus import NatsBus, open_bus
 from engram_runtime.pulling import MicroBatchSubscriber, Puller, subscribe
 from engram_runtime.returning import Returner
 from engram_runtime.service import Probe, Service
-from engram_runtime.settings import Common, TelemetrySettings, load
+from engram_runtime.settings import Common, EncryptionSettings, TelemetrySettings, load
 from engram_runtime.taking import Taker
 from engram_runtime.telemetry import log_to_stderr
+from engram_runtime.vault import open_vault
 from engram_runtime.watching import watched
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ async def _until_told(name: str, open_service: Open[S], settings: S, near: Near)
 async def _serve(name: str, open_service: Open[S], settings: S, near: Near, told: asyncio.Event) -> None:
     async with (
         open_bus(settings.nats, name=f"engram-{name}", durability=settings.durability) as bus,
+        _opening_text(bus, settings.encryption),
         _traced(name, bus, settings.telemetry),
         _at_hand(near, bus),
         open_service(settings, bus) as service,
@@ -98,6 +100,13 @@ async def _serve(name: str, open_service: Open[S], settings: S, near: Near, told
         await told.wait()
         beating.cancel()
         log.info("draining")
+
+
+@contextlib.asynccontextmanager
+async def _opening_text(bus: NatsBus, settings: EncryptionSettings) -> AsyncIterator[None]:
+    """Have the bus seal and open the text of encrypted tenants."""
+    async with open_vault(bus, settings) as bus.vault:
+        yield
 
 
 @contextlib.asynccontextmanager
@@ -228,7 +237,12 @@ def _own_checks(bus: NatsBus, followers: Sequence[Follower], breaker: Breaker) -
     async def work() -> Check:
         return Check(ok=breaker.closed, detail=breaker.trouble)
 
-    return {"broker": broker, "work": work, **({"log": log_position} if followers else {})}
+    return {
+        "broker": broker,
+        "work": work,
+        "encryption": bus.vault.check,
+        **({"log": log_position} if followers else {}),
+    }
 
 
 async def _drain(bus: NatsBus, answerer: Answerer, seconds: float) -> None:

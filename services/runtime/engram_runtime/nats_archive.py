@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -39,12 +39,14 @@ ENDED = ("204", "404")
 FOREIGN = (APIError, NatsError, TimeoutError)
 
 Take = Callable[[Msg], Stored]
+Unsealed = Callable[[list[Stored]], Awaitable[list[Stored]]]
 
 
 class NatsArchive:
     """Fulfils `engram_runtime.bus.Archive`."""
 
-    def __init__(self, client: Client, jetstream: JetStreamContext, stream: Stream) -> None:
+    def __init__(self, client: Client, jetstream: JetStreamContext, stream: Stream, unsealed: Unsealed) -> None:
+        self._unsealed = unsealed
         self._client = client
         self._jetstream = jetstream
         self._stream = stream.name
@@ -70,9 +72,10 @@ class NatsArchive:
         """See `Archive.read`."""
         wanted = {"seq": max(start, 1), "next_by_subj": pattern, "batch": limit, "max_bytes": READ_BYTES}
         try:
-            return await self._ask(f"$JS.API.DIRECT.GET.{self._stream}", wanted, _direct, until=math.inf)
+            found = await self._ask(f"$JS.API.DIRECT.GET.{self._stream}", wanted, _direct, until=math.inf)
         except FOREIGN as error:
             raise self._away(error) from error
+        return await self._unsealed(found)
 
     async def heads(self, start: int, last: int, *, pattern: str) -> list[Stored]:
         """See `Archive.heads`."""
@@ -92,7 +95,7 @@ class NatsArchive:
         except FOREIGN as error:
             raise self._away(error) from error
         body = message.data or b""
-        return Stored(
+        stored = Stored(
             subject=message.subject or subject,
             body=body,
             id=(message.headers or {}).get("Nats-Msg-Id"),
@@ -101,6 +104,7 @@ class NatsArchive:
             headers=message.headers or {},
             size=len(body),
         )
+        return (await self._unsealed([stored]))[0]
 
     async def delete(self, sequence: int, *, erase: bool = False) -> bool:
         """See `Archive.delete`."""

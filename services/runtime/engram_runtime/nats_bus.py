@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 from uuid import uuid4
@@ -30,7 +31,7 @@ from nats.js.errors import (
 )
 from nats.js.kv import KeyValue as NatsBucket
 
-from engram_contracts.errors import Failure, Overloaded, Unavailable
+from engram_contracts.errors import Failure, Overloaded, Rejected, Unavailable
 from engram_contracts.events import Event
 from engram_contracts.messages import Message
 from engram_contracts.questions import Pong, Question
@@ -42,9 +43,11 @@ from engram_runtime.context import correlation
 from engram_runtime.lost import LostError, steadily
 from engram_runtime.nats_archive import NatsArchive
 from engram_runtime.pulse import Pulse, SilentError
+from engram_runtime.sealing import sealed
 from engram_runtime.service import Answer
 from engram_runtime.settings import Durability, NatsSettings
 from engram_runtime.tailing import Tail
+from engram_runtime.vault import Vault
 from engram_runtime.wire import install
 
 log = logging.getLogger(__name__)
@@ -81,6 +84,8 @@ class NatsBus:
         self.reconnected += [self._appender.reconnected, self._ask_again, self.pulse.reconnected]
         self._missing: dict[str, float] = {}
         self._here: dict[type[Any], Answer] = {}
+        self.vault = Vault()
+        """Without a key: who only looks after the broker reads and writes no text of tenants."""
 
     async def open(self) -> None:
         """Be ready to append."""
@@ -97,7 +102,7 @@ class NatsBus:
         if not entries:
             return []
         with tracing.publishing(entries[0].subject, len(entries)):
-            return await self._appender.append(entries, within=within)
+            return await self._appender.append(self.vault.entries(entries), within=within)
 
     def answer_here(self, answers: Mapping[type[Question[Any]], Answer]) -> None:
         """Have this process's own questions of these kinds answered in it, without the broker."""
@@ -242,7 +247,7 @@ class NatsBus:
 
     def bucket(self, bucket: Bucket) -> KeyValue:
         """See `Bus.bucket`."""
-        return NatsKeyValue(self.jetstream, bucket)
+        return SealedKeyValue(self.jetstream, bucket, self) if bucket.sealed else NatsKeyValue(self.jetstream, bucket)
 
     async def read(self, stream: Stream, sequence: int) -> Stored | None:
         """See `Bus.read`."""
@@ -253,7 +258,7 @@ class NatsBus:
         except (APIError, NatsError, TimeoutError) as error:
             raise Unavailable(f"stream {stream.name} cannot be read: {error}", retry_after=1.0) from error
         headers = message.headers or {}
-        return Stored(
+        stored = Stored(
             subject=message.subject or "",
             body=message.data or b"",
             id=headers.get("Nats-Msg-Id"),
@@ -262,6 +267,7 @@ class NatsBus:
             headers=headers,
             size=len(message.data or b""),
         )
+        return (await self._unsealed([stored]))[0]
 
     async def backlog(self, consumer: Consumer) -> Backlog:
         """See `Bus.backlog`."""
@@ -285,7 +291,7 @@ class NatsBus:
 
     def archive(self, stream: Stream) -> Archive:
         """See `Bus.archive`."""
-        return NatsArchive(self.client, self.jetstream, stream)
+        return NatsArchive(self.client, self.jetstream, stream, self._unsealed)
 
     @contextlib.asynccontextmanager
     async def tail(self, stream: Stream, pattern: str, *, after: int) -> AsyncIterator[AsyncIterator[list[Stored]]]:
@@ -293,10 +299,35 @@ class NatsBus:
         tail = Tail(self.client, self.jetstream, stream, pattern, after)
         self.reconnected.append(tail.resume)
         try:
-            async with contextlib.aclosing(tail.batches()) as batches:
+            async with contextlib.aclosing(self._unsealed_batches(tail)) as batches:
                 yield batches
         finally:
             self.reconnected.remove(tail.resume)
+
+    async def _unsealed_batches(self, tail: Tail) -> AsyncGenerator[list[Stored], None]:
+        async with contextlib.aclosing(tail.batches()) as batches:
+            async for batch in batches:
+                yield await self._unsealed_at_last(batch)
+
+    async def _unsealed_at_last(self, messages: list[Stored]) -> list[Stored]:
+        while True:
+            try:
+                return await self._unsealed(messages)
+            except Unavailable:
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+    async def _unsealed(self, messages: list[Stored]) -> list[Stored]:
+        """The messages, opened where they are sealed; what no key opens is left as it lies there."""
+        if not any(sealed(message.body) for message in messages):
+            return messages
+        await self.vault.learn(message.body for message in messages)
+        return [self._opened(message) for message in messages]
+
+    def _opened(self, message: Stored) -> Stored:
+        try:
+            return replace(message, body=self.vault.open(message.body))
+        except Rejected:
+            return message
 
 
 def _backlog(info: ConsumerInfo) -> Backlog:
@@ -381,7 +412,7 @@ class NatsKeyValue:
 
     async def _holds(self, key: str, value: bytes) -> bool:
         """Whether a write whose answer was lost took effect; it may also do so late."""
-        found = await self.entry(key)
+        found = await NatsKeyValue.entry(self, key)
         return found is not None and found[0] == value
 
     async def entry(self, key: str) -> tuple[bytes, int] | None:
@@ -433,6 +464,47 @@ class NatsKeyValue:
         if isinstance(error, APIError) and error.err_code == STREAM_IS_FULL:
             return Overloaded(f"bucket {self._name!r} is full; try again later", retry_after=5.0)
         return Unavailable(f"bucket {self._name!r} cannot be reached: {type(error).__name__}", retry_after=1.0)
+
+
+class SealedKeyValue(NatsKeyValue):
+    """A bucket whose values are sealed for the tenant that their key begins with, where that has a data key."""
+
+    def __init__(self, jetstream: JetStreamContext, bucket: Bucket, bus: NatsBus) -> None:
+        super().__init__(jetstream, bucket)
+        self._bus = bus
+
+    async def put(self, key: str, value: bytes) -> None:
+        """See `KeyValue.put`."""
+        await super().put(key, self._sealed(key, value))
+
+    async def create(self, key: str, value: bytes) -> bool:
+        """See `KeyValue.create`."""
+        return await super().create(key, self._sealed(key, value))
+
+    async def update(self, key: str, value: bytes, revision: int) -> int | None:
+        """See `KeyValue.update`."""
+        return await super().update(key, self._sealed(key, value), revision)
+
+    async def get(self, key: str) -> bytes | None:
+        """See `KeyValue.get`."""
+        value = await super().get(key)
+        return None if value is None else await self._bus.vault.opened(value)
+
+    async def entry(self, key: str) -> tuple[bytes, int] | None:
+        """See `KeyValue.entry`."""
+        found = await super().entry(key)
+        return None if found is None else (await self._bus.vault.opened(found[0]), found[1])
+
+    async def watch(self) -> AsyncIterator[tuple[str, bytes | None] | None]:
+        """See `KeyValue.watch`."""
+        async for found in super().watch():
+            if found is None or found[1] is None:
+                yield found
+            else:
+                yield found[0], await self._bus.vault.opened(found[1])
+
+    def _sealed(self, key: str, value: bytes) -> bytes:
+        return self._bus.vault.seal(key.partition(".")[0], value)
 
 
 @contextlib.asynccontextmanager

@@ -61,6 +61,15 @@ class TelemetrySettings(Section):
     otlp_endpoint: str = "http://localhost:4318"
 
 
+class EncryptionSettings(Section):
+    """The master keys that wrap the data keys of encrypted tenants, the newest first.
+
+    Each is 32 bytes in base64; blanks, line ends or commas are between them. All unwrap, the newest wraps.
+    """
+
+    key: SecretStr | None = None
+
+
 class AuditSettings(Section):
     """Whether an audit trail is kept. A door writes down what it refused `every` so many seconds, added up."""
 
@@ -80,6 +89,7 @@ class Common(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     nats: NatsSettings = NatsSettings()
     audit: AuditSettings = AuditSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
     host: HostSettings = HostSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

@@ -35,6 +35,7 @@ from engram_runtime.service import Outcome, Taking
 from engram_runtime.telemetry import ENDED, HANDLED, RETRIED, waited
 from engram_runtime.troubles import INTERRUPTED, Troubles, told, words
 from engram_runtime.trying import HANDED_BACK, STEPPED_ASIDE, Hung, Trier
+from engram_runtime.vault import vault_of
 
 ACK, NAK, WORKING = b"+ACK", b"-NAK", b"+WPI"
 ASIDE_SECONDS = 1.0
@@ -63,6 +64,7 @@ class Taker:
         self._puller = puller
         self._breaker = breaker
         self._bus = bus
+        self._vault = vault_of(bus)
         self._stage = stage
         self._taking = taking
         self._retry = taking.consumer.retry
@@ -74,7 +76,8 @@ class Taker:
 
     async def handle(self, batch: Sequence[Msg]) -> None:
         """Handle and settle every message of the batch."""
-        held = [taken(message, self._types) for message in batch]
+        await self._vault.learn(message.data for message in batch)
+        held = [taken(message, self._types, self._vault.open) for message in batch]
         waited(self._stage, held[0].receipt.at)
         async with _kept_alive(batch, self._puller):
             fresh = [item for item in held if item.receipt.delivered == 1]

@@ -17,7 +17,9 @@ from engram_contracts.topology import SETTINGS, TENANTS, VECTORS_LOG
 from engram_runtime.bus import Bus
 from engram_runtime.mirror import mirrored
 from engram_runtime.service import Following, Service
+from engram_runtime.vault import vault_of
 from engram_vectors.accesses import Accesses
+from engram_vectors.index_sealed import SealedIndex
 from engram_vectors.mending import FACTS, Mender, ScannedIndex
 from engram_vectors.ports import PositionStore, VectorIndex
 from engram_vectors.positions import Positions
@@ -39,7 +41,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
     """The vectors service; leaving it flushes the index and keeps the positions."""
     how = settings.vectors
     async with (
-        _index(settings) as index,
+        _index(settings, bus) as index,
         _positions(index, settings, bus) as positions,
         _accesses(index, bus, how.access_seconds) as accesses,
         mirrored(bus, TENANTS, TenantRecord) as tenants,
@@ -85,7 +87,13 @@ async def _accesses(index: VectorIndex, bus: Bus, every: float) -> AsyncIterator
             await accesses.tell()
 
 
-def _index(settings: Settings) -> AbstractAsyncContextManager[ScannedIndex]:
+@contextlib.asynccontextmanager
+async def _index(settings: Settings, bus: Bus) -> AsyncIterator[ScannedIndex]:
+    async with _adapter(settings) as index:
+        yield SealedIndex(index, vault_of(bus))
+
+
+def _adapter(settings: Settings) -> AbstractAsyncContextManager[ScannedIndex]:
     if settings.adapter == "edge":
         from engram_vectors.index_edge import open_edge  # noqa: PLC0415  # 36 MB that the server adapter does without
 
