@@ -15,9 +15,8 @@ from engram_graph.csr import Graph
 from engram_graph.vocabulary import Known, Vocabulary
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
     from engram_contracts.memory import Filters
+    from engram_graph.store_duckdb import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Part:
     graph: Graph
 
 
-def part(cursor: DuckDBPyConnection, tenant: str, within: Filters) -> Part:
+def part(cursor: Reading, tenant: str, within: Filters) -> Part:
     """The part that the memories under these filters tell."""
     rows = record.graph_within(cursor, tenant, within)
     known = [Known(key, name, "rule") for key, name in zip(rows.node_keys.tolist(), rows.node_ids, strict=True)]
