@@ -11,7 +11,7 @@ PROMTOOL := .tools/prometheus/usr/bin/promtool
 
 .DEFAULT_GOAL := help
 DATA := ../shared/data/locomo
-.PHONY: help demo test chaos chaos-long client fuzz stored run live-long check bench bench-quality tools lock clean format
+.PHONY: help demo test chaos chaos-long client fuzz stored guard-long run live-long check bench bench-quality tools lock clean format
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,10 @@ stored: .venv/ready ## keep a message of each new contract, for later releases t
 
 live-long: .venv/ready ## 20 disconnects in a stream of 10,000 events
 	@LIVE_LONG=1 $(PY) -m pytest tests/bus/test_live_events.py -k disconnects
+
+guard-long: .venv/ready ## what abuse costs a door, revocation on three doors, and bills under kills, with their figures
+	@CHAOS_LONG=1 $(PY) -m pytest -s tests/bus/test_api_abuse.py tests/bus/test_api_three_doors.py \
+		tests/chaos/test_metering_kills.py $(ARGS)
 
 run: .venv/ready ## run Engram on this machine until Ctrl-C
 	@.venv/bin/engram serve

@@ -91,7 +91,7 @@ def _door(folder: Path, nats: str, port: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "engram_api"], env={**inherited, **own}, stdout=log, stderr=log)
 
 
-async def test_revocation_and_suspension_count_on_every_door(doors: Doors, record_property: Any) -> None:
+async def test_revocation_and_suspension_count_on_every_door(doors: Doors) -> None:
     await doors.call("POST", "/v1/tenants", {"name": "acme", "plan": "unlimited"})
     kept, lost = [
         await doors.call("POST", "/v1/keys", {"name": name, "role": "reader"}, tenant="acme") for name in ("a", "b")
@@ -106,4 +106,5 @@ async def test_revocation_and_suspension_count_on_every_door(doors: Doors, recor
     await doors.call("POST", "/v1/tenants/acme/resume")
     resumed = await doors.until(kept["key"], 404)
 
-    record_property("milliseconds", [round(1_000 * each, 1) for each in (revoked, suspended, resumed)])
+    told = [f"{1_000 * each:.1f} ms" for each in (revoked, suspended, resumed)]
+    print(f"revoked, suspended, resumed on the slowest of 3 doors within {', '.join(told)}")  # noqa: T201 (for -s)

@@ -1,4 +1,4 @@
-"""A real door in a process of its own, which tells how long its event loop was held at most, and what it takes.
+"""A real door in a process of its own, which tells how long its event loop was held at most, and what it took.
 
 Held is counted in processor time, so that a busy machine changes nothing. Arguments: the settings as JSON, and the file
 to tell it in.
@@ -31,19 +31,19 @@ def resident() -> int:
 
 
 async def _watch(file: Path) -> None:
-    worst, before, told = 0.0, time.thread_time(), 0.0
+    worst, most, before, told = 0.0, 0, time.thread_time(), 0.0
     while True:
         await asyncio.sleep(TICK_SECONDS)
         now = time.thread_time()
-        worst, before = max(worst, now - before), now
+        worst, before, most = max(worst, now - before), now, max(most, resident())
         if time.monotonic() - told > TELL_SECONDS:
             told = time.monotonic()
             part = file.with_suffix(".part")
-            part.write_text(json.dumps({"held": worst, "resident": resident()}))
+            part.write_text(json.dumps({"held": worst, "most": most, "resident": resident()}))
             part.replace(file)
         if file.with_suffix(".reset").exists():
             file.with_suffix(".reset").unlink()
-            worst = 0.0
+            worst, most = 0.0, 0
 
 
 @contextlib.asynccontextmanager

@@ -22,6 +22,14 @@ PLAIN = ("", "identity")
 LISTED = 20
 """How many problems of one body are told."""
 
+MOST_VALUES = 100_000
+"""Values in one body. Each may be a problem of its own, and a million of them would hold everybody up for seconds."""
+
+MOST_PROBLEMS = 2_000
+"""Problems that are looked at one by one; of more, only the number is told."""
+
+PIECE = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneOrMany:
@@ -48,16 +56,26 @@ def inflate(raw: bytes, encoding: str, limit: int) -> bytes:
             field="Content-Encoding",
             status=415,
         )
-    stream = zlib.decompressobj(wbits=31 if encoding == "gzip" else 15)
+    wbits = 31 if encoding == "gzip" else 15
     try:
-        whole = stream.decompress(raw, limit + 1)
+        if not _fits(raw, wbits, limit):
+            raise Rejected(f"the {encoding} body ends early", field="Content-Encoding")
+        return zlib.decompressobj(wbits=wbits).decompress(raw)
     except zlib.error as error:
         raise Rejected(f"the body is not valid {encoding}", field="Content-Encoding") from error
-    if len(whole) > limit:
-        raise too_large(limit)
-    if not stream.eof:
-        raise Rejected(f"the {encoding} body ends early", field="Content-Encoding")
-    return whole
+
+
+def _fits(raw: bytes, wbits: int, limit: int) -> bool:
+    """Whether what is packed is whole. Nothing of it is kept, so that a bomb takes no room. Raises `Rejected`: 413."""
+    stream, size, rest = zlib.decompressobj(wbits=wbits), 0, raw
+    while not stream.eof:
+        piece = stream.decompress(rest, PIECE)
+        rest, size = stream.unconsumed_tail, size + len(piece)
+        if size > limit:
+            raise too_large(limit)
+        if not piece and not rest:
+            return stream.eof
+    return True
 
 
 def too_large(limit: int) -> Rejected:
@@ -67,9 +85,23 @@ def too_large(limit: int) -> Rejected:
 
 def decode(body: Body, raw: bytes) -> BaseModel:
     """The validated body. Raises `Rejected`, naming the first wrong field, for anything else."""
+    _check_values(raw)
     if isinstance(body, OneOrMany):
         return _one_or_many(body, raw)
     return _decode(body, raw)
+
+
+def _check_values(raw: bytes) -> None:
+    """Raise `Rejected` for more values than are looked at. Only what may hold so many is looked through for strings."""
+    if len(raw) <= MOST_VALUES or raw.count(b",") <= MOST_VALUES:
+        return
+    strings = (raw.count(b'"') - raw.count(b'\\"')) / 2  # at least so many, and of two one is no name
+    if strings / 2 > MOST_VALUES or _STRING.sub(b"", raw).count(b",") > MOST_VALUES:
+        raise Rejected(f"the body holds more than {MOST_VALUES} values; send less at a time", field="body", status=413)
+
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string, or what is left of one at the end of the body; it fits at every quotation mark, so it never looks twice."""
 
 
 def _one_or_many(body: OneOrMany, raw: bytes) -> BaseModel:
@@ -143,6 +175,8 @@ def _takes_list(kind: type[BaseModel], name: str) -> bool:
 
 
 def _explain(error: ValidationError, raw: bytes) -> NoReturn:
+    if error.error_count() > MOST_PROBLEMS:
+        raise Rejected(f"{error.error_count()} fields of the body are wrong; compare it with /docs", field="body")
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     if problems[0]["type"] == "json_invalid":
         raise Rejected(problems[0]["msg"], field="body") from error

@@ -1,5 +1,6 @@
 import gzip
 import json
+import time
 import zlib
 from datetime import UTC, datetime
 
@@ -234,3 +235,44 @@ def test_ranges_are_read_from_a_body() -> None:
     assert isinstance(body, RecallBody)
     assert body.filters.ranges["n"].gte == 3
     assert body.filters.ranges["d"].gt == datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def filled(one: str, separator: str = ",", *, before: str, after: str, size: int = 4 * 2**20) -> bytes:
+    """A body of this size that repeats one thing."""
+    return (before + separator.join([one] * ((size - 100) // (len(one) + 1))) + after).encode()
+
+
+CROWDED = {
+    "one name again and again": filled('"k":1', before='{"content":"x","metadata":{', after="}}"),
+    "empty objects": filled("{}", before='{"memories":[', after="]}"),
+    "empty lists": filled("[]", before='{"content":"x","metadata":{"a":[', after="]}}"),
+    "numbers": filled("1", before='{"content":"x","metadata":{"a":[', after="]}}"),
+    "strings": filled('"a"', before='{"content":"x","tags":[', after="]}"),
+    "deep pairs": filled("[1,[2,3]]", before='{"content":"x","metadata":{"a":[', after="]}}"),
+    "fields nobody knows": ("{" + ",".join(f'"k{n}":1' for n in range(300_000)) + "}").encode(),
+    "broken off": filled('{"a":1}', before='{"memories":[', after=',{"content":"' + 'a\\"' * 1_000),
+}
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_a_body_of_more_values_than_are_looked_at_is_refused_unread(name: str):
+    began = time.thread_time()
+    error = refused(CROWDED[name])
+
+    assert (error.http_status, error.field) == (413, "body")
+    assert time.thread_time() - began < 0.25, "the event loop would be held"
+
+
+def test_commas_in_texts_are_no_values():
+    crowded = json.dumps("a, b; {[" * 1_200 + '\\"')
+    raw = f'{{"memories":[{",".join([f"""{{"content":{crowded}}}"""] * 400)}]}}'.encode()
+
+    assert raw.count(b",") > 400_000
+    assert len(decode(REMEMBER, raw).memories) == 400
+
+
+def test_of_many_problems_the_number_is_told():
+    error = refused(("{" + ",".join(f'"k{n}":1' for n in range(9_000)) + "}").encode())
+
+    assert (error.http_status, error.field) == (400, "body")
+    assert error.message.startswith("9001 fields of the body are wrong")
