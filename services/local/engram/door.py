@@ -16,6 +16,8 @@ from engram_contracts.errors import FAMILY, Internal, Rejected, Unauthorized, Un
 
 SECONDS = 120.0
 """How long one call may take; the door itself answers a question of a model within 60."""
+QUIET_SECONDS = 60.0
+"""How long a stream may be silent; the door gives a sign of life every 15."""
 
 
 class Door:
@@ -90,7 +92,7 @@ class Door:
         assert self._session is not None
         data = None if body is None else _encoded(body)
         chosen = [(name, str(one)) for name, value in query.items() for one in _listed(value)]
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS, sock_read=SECONDS)
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=QUIET_SECONDS, sock_read=QUIET_SECONDS)
         headers = {"Accept": "text/event-stream"}
         try:
             async with self._session.request(
@@ -102,7 +104,7 @@ class Door:
                 async for event in _events(answer.content):
                     yield event
         except TimeoutError as error:
-            raise Unavailable(f"no sign of life from {self.url} within {SECONDS:g} s") from error
+            raise Unavailable(f"no sign of life from {self.url} within {QUIET_SECONDS:g} s") from error
         except aiohttp.ClientError as error:
             raise Unavailable(f"no Engram at {self.url} ({error}); start it with `engram serve`") from error
 
