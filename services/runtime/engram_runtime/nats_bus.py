@@ -41,6 +41,7 @@ from engram_runtime.appending import CORRELATION, STREAM_IS_FULL, Appender
 from engram_runtime.bus import APPEND_SECONDS, Appended, Archive, Backlog, Entry, KeyValue, Stored
 from engram_runtime.context import correlation
 from engram_runtime.lost import LostError, steadily
+from engram_runtime.mirror import ended
 from engram_runtime.nats_archive import NatsArchive
 from engram_runtime.pulse import Pulse, SilentError
 from engram_runtime.sealing import sealed
@@ -56,6 +57,7 @@ E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 FAILED = "Engram-Failed"
 RECONNECT_SECONDS = 1.5
+CLOSE_SECONDS = 2.0
 SILENT = "the broker does not answer; try again"
 LOOK_SECONDS = 0.02
 ASK_AGAIN_SECONDS = 0.02
@@ -557,9 +559,21 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
         feeling.cancel()
         held.clear()
         with contextlib.suppress(NatsError, TimeoutError):
-            await asyncio.wait_for(client.flush(), 2.0)
+            await asyncio.wait_for(client.flush(), CLOSE_SECONDS)
         with contextlib.suppress(NatsError):
             await broker.stop()
+        await _closed(client)
+
+
+async def _closed(client: Client) -> None:
+    """Have the client end, also while it looks for its broker: it would go on for ever, and the process with it."""
+    looking = client._reconnection_task
+    if not client.is_connected:  # there is nobody to whom it could send what it still has
+        client._pending, client._pending_data_size = [], 0
+    with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):  # the last is uvloop's for a closed one
+        await asyncio.wait_for(client.close(), CLOSE_SECONDS)
+    if looking is not None:
+        await ended(looking)
 
 
 async def _connect(broker: NatsBroker, url: str) -> Client:
