@@ -394,8 +394,8 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _flags(settings: Settings, port: int) -> dict[str, Any]:
-    """What was set, for the children; secrets in it stay wrapped."""
-    flags = settings.model_dump(exclude_unset=True)
+    """What was set, for the children; secrets in it stay wrapped. Master keys they read anew whenever they start."""
+    flags = settings.model_dump(exclude_unset=True, exclude={"encryption"})
     return {**flags, "serve": {**flags.get("serve", {}), "port": port}}
 
 
