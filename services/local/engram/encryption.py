@@ -12,11 +12,12 @@ app = typer.Typer(help="The master keys under which tenants' text is encrypted."
 
 
 @app.command("new-key")
-def new_key() -> None:
+def new_key(as_json: AsJson = False) -> None:
     """Make a master key, and show it this once: a line for the key file."""
     from engram_runtime.sealing import new_master_key  # noqa: PLC0415 (beside its one use)
 
-    typer.echo(guarded(new_master_key))
+    key = guarded(new_master_key)
+    output(as_json, {"key": key}, lambda _: typer.echo(key))
 
 
 @app.command("status")
