@@ -161,7 +161,7 @@ class Draft:
             case Judged():
                 draft.judge(fact, self._sequence)
             case Accessed():
-                draft.access(fact)
+                draft.access(fact.times, fact.at)
             case Linked():
                 draft.link(fact)
             case NodePut():
@@ -271,12 +271,12 @@ class TenantDraft:
         self._feedback.setdefault(fact.memory_id, []).append(row)
         entry.memory, entry.changed = entry.memory.judged(fact.verdict), True
 
-    def access(self, fact: Accessed) -> None:
+    def access(self, recalled: Mapping[str, int], at: datetime) -> None:
         """Count recalls; of memories that are not there any more, none."""
-        for memory_id, times in fact.times.items():
+        for memory_id, times in recalled.items():
             entry = self._memories.get(memory_id)
             if entry is not None and entry.memory is not None:
-                entry.memory, entry.changed = entry.memory.accessed(times, fact.at), True
+                entry.memory, entry.changed = entry.memory.accessed(times, at), True
 
     def forget(self, memory_id: str) -> None:
         """Wipe a memory; its id stays taken. A repeat changes nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from engram_contracts.auditing import (
@@ -103,12 +104,12 @@ class MendingFollower(Follower):
         asked = wanted(facts, vocabularies)
         found: Found = await self._partitions.writing(self._number, lambda partition: partition.find(asked))
         draft = self._draft(found, vocabularies)
-        recalls = [fact.message for fact in facts if isinstance(fact.message, Accessed)]
+        recalls = [(fact.message.times, fact.message.at) for fact in facts if isinstance(fact.message, Accessed)]
         for fact in facts:
             if not isinstance(fact.message, Accessed):
                 draft.apply(fact)
-        for accessed in (*_accesses(question), *recalls):  # their commands took effect on other memories, and stay
-            draft.tenants[question.tenant].access(accessed)
+        for recalled, at in (*_recalls(question), *recalls):  # their commands took effect on others too, and stay
+            draft.tenants[question.tenant].access(recalled, at)
         await self._write(draft, position)
 
     async def _write(self, draft: Draft, position: int) -> None:
@@ -167,13 +168,9 @@ class Auditor:
         return await self._partitions.ask(question.partition, lambda cursor: cursor.execute(query, values).fetchall())
 
 
-def _accesses(question: MendRecorded) -> list[Accessed]:
-    """How often memories were recalled, as the log tells up to the cut."""
-    return [
-        Accessed.model_construct(times={mend.memory_id: mend.accesses}, at=mend.accessed_at)
-        for mend in question.mends
-        if mend.accessed_at is not None
-    ]
+def _recalls(question: MendRecorded) -> list[tuple[Mapping[str, int], datetime]]:
+    """How often memories were recalled, as the log tells up to the cut, and when last."""
+    return [({mend.memory_id: mend.accesses}, mend.accessed_at) for mend in question.mends if mend.accessed_at]
 
 
 def _remove(partition: Partition, tenant: str, names: Sequence[str]) -> None:
