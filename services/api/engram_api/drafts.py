@@ -35,8 +35,10 @@ class Draft:
         return cls(command.op, command.id, command.encode(), memory_id, urgency)
 
 
-def remembering(call: Call[Any, Any], memories: Sequence[NewMemory], now: datetime) -> list[Draft]:
-    """A draft for each memory. A memory's id is also its command's, so that its job can be followed to the index.
+def remembering(call: Call[Any, Any], memories: Sequence[NewMemory], now: datetime, *, first: int = 0) -> list[Draft]:
+    """A draft for each memory, the first of which has this place in its request.
+
+    A memory's id is also its command's, so that its job can be followed to the index.
 
     What `Remember(...).encode()` would give, put together because this is the door's busiest line.
     """
@@ -45,7 +47,7 @@ def remembering(call: Call[Any, Any], memories: Sequence[NewMemory], now: dateti
     shared = to_json({"v": Remember.newest, "accepted_at": now, **known})[:-1]
     encode = MemoryFields.__pydantic_serializer__.to_json
     drafts = []
-    for place, memory in enumerate(memories):
+    for place, memory in enumerate(memories, first):
         identity = _identity(call, memory, place)
         name = identity.encode()
         body = b'%b,"id":"%b","memory_id":"%b","memory":%b}' % (shared, name, name, encode(memory, exclude_none=True))

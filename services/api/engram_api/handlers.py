@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -98,6 +99,7 @@ NODE_ID: TypeAdapter[str] = TypeAdapter(NodeId)
 CANCELLABLE = ("accepted", "retrying")
 MOST_EXPORTED = 64 * 1024 * 1024
 USAGE_MEDIA = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
+IN_A_ROW = 50
 NO_MEMORY = "there is no memory with this id"
 
 
@@ -130,11 +132,19 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         """Accept one memory, or many."""
         now, body = datetime.now(UTC), call.body
         if isinstance(body, NewMemories):
-            mine = [owned(memory, call.caller) for memory in body.memories]
-            kept = [without_private(memory, f"memories.{n}.content") for n, memory in enumerate(mine)]
-            return await self._acceptor.many(call, remembering(call, kept, now))
+            return await self._acceptor.many(call, await self._drafts(call, body.memories, now))
         draft = remembering(call, [without_private(owned(body, call.caller), "content")], now)[0]
         return await self._acceptor.change(call, draft)
+
+    async def _drafts(self, call: AnyCall, memories: Sequence[NewMemory], now: datetime) -> list[Draft]:
+        """A draft for each of many memories; other requests have their turn in between."""
+        drafts: list[Draft] = []
+        for start in range(0, len(memories), IN_A_ROW):
+            mine = [owned(memory, call.caller) for memory in memories[start : start + IN_A_ROW]]
+            kept = [without_private(memory, f"memories.{n}.content") for n, memory in enumerate(mine, start)]
+            drafts += remembering(call, kept, now, first=start)
+            await asyncio.sleep(0)
+        return drafts
 
     async def list_memories(self, call: Call[None, MemoriesQuery]) -> Answer:
         """One page of the record."""

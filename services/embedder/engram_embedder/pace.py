@@ -12,7 +12,7 @@ from engram_contracts.events import Served
 QUIET_SECONDS = 0.75
 """So long after the last word of it people count as being served; doors tell four times a second."""
 LOOK_SECONDS = 0.1
-PORTION = 16
+PORTION = 8
 """Memories done in a row while others are served: what follows them on the log is over within milliseconds."""
 
 

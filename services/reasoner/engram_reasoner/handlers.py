@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 RECALL_SECONDS = 2.0
 RECORD_SECONDS = 0.5
-RECALLS_AT_ONCE = 2
-"""Of a crowd of questions so many recall at a time: people's own recalls must not wait behind all of them."""
+RECALLS_AT_ONCE = 1
+"""Of a crowd of questions so many recall at a time: people's own recalls wait behind no more of them."""
 
 
 class Handlers:
