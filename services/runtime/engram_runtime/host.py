@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -36,6 +37,9 @@ from engram_runtime.vault import open_vault
 from engram_runtime.watching import watched
 
 log = logging.getLogger(__name__)
+
+GARBAGE = (5_000, 20, 50)
+"""New objects until the youngest are looked through, and so on: a look takes about a millisecond, and frees little."""
 
 BEAT_SECONDS = 1.0
 
@@ -93,7 +97,7 @@ async def _serve(name: str, open_service: Open[S], settings: S, near: Near, told
         open_service(settings, bus) as service,
         hosted(service, bus, settings),
     ):
-        _give_back()
+        _settle_down()
         log.info("ready", extra={"instance": bus.instance})
         _tell_ready(settings.host.ready_file)
         beating = asyncio.create_task(_show_life(settings.host.ready_file))
@@ -129,8 +133,15 @@ async def _at_hand(near: Near, bus: NatsBus) -> AsyncIterator[None]:
         yield
 
 
-def _give_back() -> None:
-    """Return to the system what starting took and freed: 2 to 8 MB a process with glibc, elsewhere nothing."""
+def _settle_down() -> None:
+    """Look no more for garbage among what starting made, and return to the system what it took and freed.
+
+    Looking through all of it took 15 to 118 ms on a busy machine, in which the process answered nobody. What is freed
+    is 2 to 8 MB a process with glibc, elsewhere nothing.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
