@@ -24,12 +24,16 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for a question: labels in order, and how long it took."""
+    """What came back for a question: labels in order, how long it took, and how far scores were from their parts' sum.
+
+    Each of `found` was checked against its explanation; `apart` is the greatest difference.
+    """
 
     corpus: Corpus
     question: Question
     found: tuple[str, ...]
     ms: float
+    apart: float = 0.0
 
 
 class Unexplained(AssertionError):
@@ -72,9 +76,9 @@ class Asker:
         began = time.perf_counter()
         hits = (await self._post(corpus, "/v1/recall", body))["data"]["hits"]
         took = 1_000 * (time.perf_counter() - began)
-        check(hits)
+        apart = check(hits)
         found = tuple(hit["memory"]["metadata"][self._dataset.label] for hit in hits)
-        return Answer(corpus, question, found, took)
+        return Answer(corpus, question, found, took, apart)
 
     async def _post(self, corpus: Corpus, path: str, body: Any) -> Any:
         headers = {"Authorization": f"Bearer {self._keys[corpus.tenant]}"}
@@ -94,11 +98,15 @@ async def asker(system: System, dataset: Dataset) -> AsyncIterator[Asker]:
         yield Asker(session, keys, dataset)
 
 
-def check(hits: Sequence[Mapping[str, Any]]) -> None:
-    """Raise `Unexplained` unless every score is the sum of its parts and none is greater than the one before."""
-    last = float("inf")
+def check(hits: Sequence[Mapping[str, Any]]) -> float:
+    """The greatest difference between a score and the sum of its parts.
+
+    Raises `Unexplained` where that is more than `TOLERANCE`, or a score is greater than the one before.
+    """
+    last, most = float("inf"), 0.0
     for hit in hits:
-        total = sum(hit["explain"]["parts"].values())
-        if abs(total - hit["score"]) > TOLERANCE or hit["score"] > last + TOLERANCE:
+        apart = abs(sum(hit["explain"]["parts"].values()) - hit["score"])
+        if apart > TOLERANCE or hit["score"] > last + TOLERANCE:
             raise Unexplained(f"score {hit['score']} after {last}, parts {hit['explain']['parts']}")
-        last = hit["score"]
+        last, most = hit["score"], max(most, apart)
+    return most

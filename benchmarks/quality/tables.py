@@ -21,7 +21,8 @@ def report(dataset: Dataset, results: Results) -> str:
         held = {name: [a for a in answers if not a.corpus.tuned_on] for name, answers in results.items()}
         tuned = {name: [a for a in answers if a.corpus.tuned_on] for name, answers in results.items()}
         parts += ["### Held out", table(dataset, held), "### Tuned on", table(dataset, tuned), "### All"]
-    parts += [table(dataset, results), "### By kind of question", _by_kind(dataset, whole), _times(whole)]
+    parts += [table(dataset, results), "### By kind of question", _by_kind(dataset, whole)]
+    parts += [f"{_times(whole)} {_checked(results)}"]
     return "\n\n".join(parts)
 
 
@@ -61,6 +62,12 @@ def _times(answers: Sequence[Answer]) -> str:
     taken = sorted(answer.ms for answer in answers)
     middle, late = taken[len(taken) // 2], taken[int(0.95 * len(taken))]
     return f"Recall over HTTP, four at a time, with explanations: p50 {middle:.1f} ms, p95 {late:.1f} ms."
+
+
+def _checked(results: Results) -> str:
+    answers = [answer for each in results.values() for answer in each]
+    count, apart = sum(len(answer.found) for answer in answers), max(answer.apart for answer in answers)
+    return f"Explained: {count} results of all ways; at most {apart:.0e} between a score and the sum of its parts."
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -92,16 +92,21 @@ def _without(text: str, quotes: Sequence[str], marks: Sequence[tuple[str, str]])
 
 
 def _heading(text: str, vocabulary: Vocabulary) -> str | None:
-    """The node that a first line names: a short one with a capital or digit and no punctuation at its end."""
+    """The node that a first line names: a short one with a capital or digit and no punctuation at its end.
+
+    One of common words alone is a name where the last has a capital too, as in "Welcome to the Show".
+    """
     found = _HEADING.match(text)
     line = _ASIDE.sub("", found.group(1).strip()) if found else ""
     if not line or line[0].islower() or line[-1] in ".,;:!?…":
         return None
-    words = [plain(word) for _, word in TOKEN.findall(line)]
+    pairs = TOKEN.findall(line)
+    words = [plain(word) for _, word in pairs]
     known = vocabulary.named(" ".join(words))
     if known is not None:
         return known.id
-    return None if all(word in COMMON for word in words) else f"name:{line}"
+    titled = len(words) > 1 and pairs[-1][1][0].isupper()
+    return f"name:{line}" if titled or any(word not in COMMON for word in words) else None
 
 
 def _names(pairs: Sequence[tuple[str, str]], words: Sequence[str], vocabulary: Vocabulary) -> Iterator[str]:

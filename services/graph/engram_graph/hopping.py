@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
 RESTART = 0.2
 """How often the walk starts anew."""
-ABOUT = 10.0
-"""Weight of the link between a memory and what it names first, which is mostly what it is about; others weigh 1."""
+ABOUT = 25.0
+"""Weight of the link to a memory from what it names first, which is mostly what it is about; others weigh 1.
+
+On its way back that link weighs 1 too: what leaves a memory goes evenly to all it names, or much of it would only
+return.
+"""
 STEPS = 20
 NEWEST = 48
 """Memories of one node that are walked to."""
@@ -73,12 +77,12 @@ def walk(graph: Graph, nodes: Sequence[int], memories: Mapping[int, float], *, l
 
 
 class _Links:
-    """Links in both directions, each end passing on its share in proportion to their weights."""
+    """Links from nodes to memories by weight, and back evenly; each end passes on its share in proportion to them."""
 
     def __init__(self, here: Ints, there: Ints, weight: Floats, size: int) -> None:
         self._source = np.concatenate([here, there])
         self._target = np.concatenate([there, here])
-        weights = np.concatenate([weight, weight])
+        weights = np.concatenate([weight, np.ones(len(weight))])
         total = np.bincount(self._source, weights, size)
         self._passed = weights / total[self._source]
         self._size = size

@@ -28,9 +28,9 @@ from engram_vectors.weights import Weights
 
 DENSE, SPARSE, GRAPH, NEIGHBOURS, WALK, FEEDBACK = "dense", "sparse", "graph", "neighbours", "walk", "feedback"
 
-LENT = ((-2, 0.3), (-1, 0.3), (1, 0.3))
+LENT = ((-2, 0.3), (-1, 0.3), (1, 0.3), (2, 0.2))
 """What a turn takes of its neighbours' scores, by their place before or after it."""
-ANSWERED = 0.4
+ANSWERED = 0.3
 """What it takes besides of the turn before it, where another speaker asks something there."""
 RRF_K = 60
 """Cormack, Clarke and Buettcher 2009."""

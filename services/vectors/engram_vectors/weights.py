@@ -8,12 +8,12 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """What each piece counts for; see `RecallWeights` for what they are. Version 5.
+    """What each piece counts for; see `RecallWeights` for what they are. Version 6.
 
     `verbatim` is what a memory gains that says the query word for word: more than all that others can gain.
     """
 
-    version: int = 5
+    version: int = 6
     verbatim: float = 3.0
     dense: float = 0.45
     fusion: Literal["min-max", "rrf"] = "min-max"

@@ -51,7 +51,8 @@ def plain_walk(said: Mentions, nodes: set[int], starts: dict[int, float]) -> dic
     links = np.zeros((size, size))
     seen: set[int] = set()
     for memory, node in said:
-        links[node, NODES + memory] = links[NODES + memory, node] = 1.0 if memory in seen else ABOUT
+        links[node, NODES + memory] = 1.0 if memory in seen else ABOUT
+        links[NODES + memory, node] = 1.0
         seen.add(memory)
     passed = links / np.maximum(links.sum(axis=1, keepdims=True), 1e-300)
     restart = np.zeros(size)
@@ -130,6 +131,8 @@ def test_a_question_names_the_longest_names_and_no_common_word() -> None:
         ("Known thing\nIt is.", "thing:Known Thing"),
         ("Well, that was it.\nThen we left.", None),
         ("The and\nof it", None),
+        ("Welcome to the Show (series)\nIt ran.", "name:Welcome to the Show"),
+        ("Thanks\nfor all", None),
         ("one line", None),
         ("Heading\n  \n", None),
         ("x" * 100 + "\nlong", None),
