@@ -17,12 +17,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.quality.asking import Answer, asker
+from benchmarks.quality.asking import SETTLE_SECONDS, Answer, asker
 from benchmarks.quality.datasets import Dataset, load
 from benchmarks.quality.results import keep
 from benchmarks.quality.tables import report
 from benchmarks.quality.variants import ABLATIONS, RIVALS, WHOLE, Body
 from support.system import System, embedded_system
+
+PATIENT = {"ENGRAM_SERVE_ASK_SECONDS": "60", "ENGRAM_SERVE_LONGEST_WAIT": f"{SETTLE_SECONDS:g}"}
+"""On a busy machine no part may leave its share of an answer out, and nothing is asked before all is indexed."""
 
 
 async def run(system: System, dataset: Dataset, variants: dict[str, Body]) -> dict[str, list[Answer]]:
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = load(chosen.folder)
     more = {name: json.loads(body) for name, _, body in (each.partition("=") for each in chosen.also)}
     variants = {WHOLE: {}, **RIVALS, **({} if chosen.quick else ABLATIONS), **more}
-    environ = {"ENGRAM_EMBEDDER_ADAPTER": chosen.embedder}
+    environ = {"ENGRAM_EMBEDDER_ADAPTER": chosen.embedder, **PATIENT}
     if chosen.model_path:
         environ["ENGRAM_EMBEDDER_PATH"] = chosen.model_path
     with tempfile.TemporaryDirectory() as scratch, embedded_system(Path(scratch), environ=environ) as system:
