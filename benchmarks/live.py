@@ -1,8 +1,8 @@
-"""What listeners cost producers: remember with 500 open connections on the same door, and with them on another one.
+"""What listeners cost who remembers and recalls: 500 open connections on the same door, on another one, and none.
 
-`python -m benchmarks.live` (about two minutes). Half of the listeners are WebSockets, half event streams; one in ten
-never reads. They take turns between the door that is written to and a second one, so that the machine has the same to
-do in both cases. Figures go to standard output as JSON.
+`python -m benchmarks.live` (about two minutes). The listeners live in a process of their own; half of them are
+WebSockets, half event streams, and one in ten never reads. They take turns between the door that is asked and a second
+one, where the machine has the same to do. Figures go to standard output as JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from support.system import System, embedded_system
 LISTENERS, DEAF = 500, 50
 PER_SECOND = 20.0
 WINDOW = 5.0
-WINDOWS = 6
+WINDOWS = 5
+PLACES = ("none", "on another", "on the same")
+"""Where the listeners are, in turn."""
 LARGE = "y" * 9_000
 CONTENT = "The kiln was opened and every bowl had come out green. " * 20
 
@@ -120,15 +122,37 @@ async def produce(
     session: aiohttp.ClientSession, system: System, seconds: float, content: str = CONTENT
 ) -> list[float]:
     """Remember so many times a second; how long each took, in milliseconds."""
+    return await _paced(session, f"{system.url}/v1/memories", {"content": content}, seconds)
+
+
+async def recall(session: aiohttp.ClientSession, system: System, seconds: float) -> list[float]:
+    """Recall so many times a second; how long each took, in milliseconds."""
+    return await _paced(session, f"{system.url}/v1/recall", {"query": "green bowls", "limit": 10}, seconds)
+
+
+async def _paced(session: aiohttp.ClientSession, url: str, body: dict[str, Any], seconds: float) -> list[float]:
     took: list[float] = []
     end = time.monotonic() + seconds
     while (now := time.monotonic()) < end:
-        async with session.post(f"{system.url}/v1/memories", json={"content": content}) as answer:
-            assert answer.status == 202
+        async with session.post(url, json=body) as answer:
+            assert answer.status in (200, 202), await answer.text()
             await answer.read()
         took.append((time.monotonic() - now) * 1_000)
         await asyncio.sleep(max(1 / PER_SECOND - (time.monotonic() - now), 0))
     return took
+
+
+def figures(took: dict[str, list[list[float]]]) -> dict[str, dict[str, float]]:
+    """Milliseconds by where the listeners were, in all windows together and in the one in the middle."""
+    every = {place: [one for window in windows for one in window] for place, windows in took.items()}
+    return {
+        "p50_ms": {place: share(values, 0.5) for place, values in every.items()},
+        "p95_ms": {place: share(values, 0.95) for place, values in every.items()},
+        "median_of_windows_p95_ms": {
+            place: round(median(share(window, 0.95) for window in windows), 2) for place, windows in took.items()
+        },
+        "requests": {place: len(values) for place, values in every.items()},
+    }
 
 
 def resident(pid: int) -> int:
@@ -172,21 +196,25 @@ def second_door(system: System, port: int) -> Iterator[None]:
 
 
 async def measure(system: System, pipe: Connection, other: int) -> dict[str, Any]:
-    """Windows with the listeners here and there, in turn."""
-    took: dict[str, list[list[float]]] = {"on another": [], "on the same": []}
-    cpu: dict[str, float] = {"on another": 0.0, "on the same": 0.0}
+    """Windows with the listeners nowhere, there and here, in turn."""
+    took: dict[str, list[list[float]]] = {place: [] for place in PLACES}
+    recalled: dict[str, list[list[float]]] = {place: [] for place in PLACES}
+    cpu = dict.fromkeys(PLACES, 0.0)
     told: list[dict[str, int]] = []
     door = system.pids["api"]
     memory = [resident(door)]
     loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession(headers=system.headers) as session:
         await produce(session, system, 2.0)
-        for number in range(2 * WINDOWS):
-            kind = ("on another", "on the same")[number % 2]
-            pipe.send(port_of(system) if kind == "on the same" else other)
-            await loop.run_in_executor(None, pipe.recv)
+        for number in range(len(PLACES) * WINDOWS):
+            kind = PLACES[number % len(PLACES)]
+            if kind != "none":
+                pipe.send(port_of(system) if kind == "on the same" else other)
+                await loop.run_in_executor(None, pipe.recv)
             before = cpu_seconds(door)
-            took[kind].append(await produce(session, system, WINDOW))
+            written, read = await asyncio.gather(produce(session, system, WINDOW), recall(session, system, WINDOW))
+            took[kind].append(written)
+            recalled[kind].append(read)
             cpu[kind] += cpu_seconds(door) - before
             memory.append(resident(door))
             pipe.send("close")
@@ -198,14 +226,9 @@ async def measure(system: System, pipe: Connection, other: int) -> dict[str, Any
         memory.append(resident(door))
         async with session.get(f"{system.url}/metrics") as answer:
             lines = (await answer.text()).splitlines()
-    every = {kind: [one for window in windows for one in window] for kind, windows in took.items()}
     return {
-        "remember_p50_ms": {kind: share(values, 0.5) for kind, values in every.items()},
-        "remember_p95_ms": {kind: share(values, 0.95) for kind, values in every.items()},
-        "median_of_windows_p95_ms": {
-            kind: round(median(share(window, 0.95) for window in windows), 2) for kind, windows in took.items()
-        },
-        "requests": {kind: len(values) for kind, values in every.items()},
+        "remember": figures(took),
+        "recall": figures(recalled),
         "door_cpu_share": {kind: round(value / (WINDOW * WINDOWS), 3) for kind, value in cpu.items()},
         "door_rss_mib": [round(value / 2**20) for value in memory],
         "listeners": told,

@@ -39,6 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProces
 
 def test_the_demo_runs_to_its_end_and_stops_cleanly(demo):
     assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert re.search(r"126 memories of \d+ sessions from conversation.jsonl", demo.stdout)
     assert "Everything stopped with exit code 0" in demo.stdout
 
 
@@ -74,26 +75,6 @@ def test_the_demo_leaves_nothing_behind(demo):
     assert not Path(place[1]).exists()
 
 
-def test_the_demo_is_told_as_json_too(tmp_path):
-    conversation = tmp_path / "talk.jsonl"
-    conversation.write_text('{"content": "Ines keeps bees in Porto.", "speaker": "Ines"}\n')
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
-
-    run = subprocess.run(
-        [ENGRAM, "demo", str(conversation), "--json"],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=True,
-    )
-
-    told = json.loads(run.stdout)
-    assert told["remembered"]["memories"] == 1
-    assert told["thought"]["citations"][0]["quote"] == "Ines keeps bees in Porto."
-    assert told["exit_code"] == 0
-
-
 def test_make_demo_is_this_demo():
     planned = subprocess.run(
         ["make", "--no-print-directory", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -102,16 +83,19 @@ def test_make_demo_is_this_demo():
     assert planned.stdout.splitlines()[-1].endswith("bin/engram demo")
 
 
-def test_the_demo_takes_a_conversation_and_a_place_of_ones_own(tmp_path):
+def test_the_demo_takes_a_conversation_and_a_place_of_ones_own_and_is_told_as_json(tmp_path):
     (tmp_path / "talk.jsonl").write_text(
-        '{"speaker": "Ann", "text": "Bob moved to Oslo in May."}\n{"speaker": "Bob", "text": "Oslo is cold, Ann."}\n'
+        '{"speaker": "Ann", "text": "Bob moved to Oslo in May."}\n{"speaker": "Ines", "text": "Ines keeps bees."}\n'
     )
 
     done = subprocess.run(
-        [ENGRAM, "demo", "talk.jsonl", "--data-dir", "kept"],
+        [ENGRAM, "demo", "talk.jsonl", "--data-dir", "kept", "--json"],
         cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 memories of 1 sessions from talk.jsonl" in done.stdout
+    told = json.loads(done.stdout)
+    assert told["remembered"]["memories"] == 2
+    assert told["thought"]["citations"][0]["quote"] in ("Bob moved to Oslo in May.", "Ines keeps bees.")
+    assert told["exit_code"] == 0
     assert (tmp_path / "kept" / "admin.key").exists()

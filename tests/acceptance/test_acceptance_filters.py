@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -16,10 +16,10 @@ import pytest
 
 from engram_contracts.memory import Filters, Memory
 from support.filtering import fits, random_filters, random_memory
-from support.system import System, embedded_system
+from support.system import System
 
 RECALLS = int(os.environ.get("ENGRAM_RECALLS", "200"))
-TENANTS = tuple(f"tenant-{number}" for number in range(20))
+TENANTS = tuple(f"filtered-{number}" for number in range(20))
 EACH = 60
 """Memories of a tenant; a recall brings up to 100, so that all that pass the filter have to come."""
 AT_ONCE = 8
@@ -33,12 +33,6 @@ WORDS = (
 
 
 Headers = Mapping[str, str]
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with embedded_system(tmp_path_factory.mktemp("filters")) as running:
-        yield running
 
 
 def fields_of(number: int, chance: random.Random) -> dict[str, Any]:
@@ -85,11 +79,11 @@ async def misled(
 
 
 @pytest.mark.timeout(240 + RECALLS)
-async def test_random_filtered_recalls_bring_exactly_what_passes(system: System) -> None:
+async def test_random_filtered_recalls_bring_exactly_what_passes(shared_system: System) -> None:
     chance = random.Random(5)
-    keys = {tenant: {"Authorization": f"Bearer {await system.new_key(tenant)}"} for tenant in TENANTS}
+    keys = {tenant: {"Authorization": f"Bearer {await shared_system.new_key(tenant)}"} for tenant in TENANTS}
     places = asyncio.Semaphore(AT_ONCE)
-    async with aiohttp.ClientSession(system.url) as session:
+    async with aiohttp.ClientSession(shared_system.url) as session:
         kept = {tenant: await filled(session, headers, chance) for tenant, headers in keys.items()}
 
         async def once(number: int) -> str:

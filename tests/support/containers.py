@@ -91,7 +91,7 @@ class Containers:
         self._names = names
         self._services = services()
         self._images = images((COMPOSE / "Dockerfile").read_text())
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: dict[str, list[subprocess.Popen[bytes]]] = {"ours": [], "others": []}
 
     def volume(self, name: str) -> Path:
         """A named volume."""
@@ -126,18 +126,19 @@ class Containers:
                 env={**_inherited(), **placed, **(environ or {})},
                 cwd=root, stdout=log, stderr=log,
             )  # fmt: skip
-        self._running.append(process)
+        self._running["ours" if str(said["image"]).startswith("engram-") else "others"].append(process)
         return process
 
     def stop(self) -> None:
-        """End everything that still runs, the last first."""
-        for process in reversed(self._running):
-            process.terminate()
-        for process in reversed(self._running):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
-            process.wait()
+        """End everything that still runs: as compose does, first what depends on others."""
+        for processes in self._running.values():
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                process.kill()
+                process.wait()
 
     def _mount(self, said: Mapping[str, Any], root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
