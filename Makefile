@@ -42,7 +42,7 @@ live-long: .venv/ready ## 20 disconnects in a stream of 10,000 events
 	@LIVE_LONG=1 $(PY) -m pytest tests/bus/test_live_events.py -k disconnects
 
 guard-long: .venv/ready ## what abuse costs a door, revocation on three doors, and bills under kills, with their figures
-	@CHAOS_LONG=1 $(PY) -m pytest -s tests/bus/test_api_abuse.py tests/bus/test_api_three_doors.py \
+	@CHAOS_LONG=1 $(PY) -m pytest -s -m "chaos or not chaos" tests/bus/test_api_abuse.py tests/bus/test_api_three_doors.py \
 		tests/chaos/test_metering_kills.py $(ARGS)
 
 run: .venv/ready ## run Engram on this machine until Ctrl-C

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -71,15 +71,31 @@ async def test_nothing_forged_counts_and_nothing_is_told(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_no_bit_of_a_token_can_be_changed(door: DoorUnderTest, issuer: Issuer) -> None:
-    good, chance = issuer.token("ES256"), random.Random(7)
-    places = {*chance.sample(range(len(good)), 80), len(good) - 1, good.rindex(".") - 1, good.index(".") - 1}
+def flipped(good: str, places: int, *, seed: int = 7) -> Iterator[tuple[int, str]]:
+    """The token with one bit changed, at places all over it and where its parts end."""
+    chance = random.Random(seed)
+    ends = {len(good) - 1, good.rindex(".") - 1, good.rindex(".") + 1, good.index(".") - 1}
+    for place in sorted({*chance.sample(range(len(good)), places), *ends}):
+        other = chr(ord(good[place]) ^ (1 << chance.randrange(6)))
+        if not other.isprintable() or other.isspace():
+            other = "A" if good[place] != "A" else "B"
+        yield place, good[:place] + other + good[place + 1 :]
 
-    for place in sorted(places):
-        flipped = chr(ord(good[place]) ^ (1 << chance.randrange(6)))
-        if not flipped.isprintable() or flipped.isspace():
-            flipped = "A" if good[place] != "A" else "B"
-        assert (await asked(door, good[:place] + flipped + good[place + 1 :])).status == 401, place
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
+async def test_no_bit_of_a_token_can_be_changed(door: DoorUnderTest, issuer: Issuer, algorithm: str) -> None:
+    for place, token in flipped(issuer.token(algorithm), 80):
+        assert (await asked(door, token)).status == 401, place
+
+
+async def test_a_token_that_no_head_can_hold_is_refused_in_the_form_of_all_errors(
+    door: DoorUnderTest, issuer: Issuer
+) -> None:
+    for size in (9_000, 100_000, 1_000_000):
+        reply = await asked(door, issuer.token(more="x" * size))
+
+        assert (reply.status, reply.error["code"]) == (400, "INVALID_REQUEST")
+        assert b"xxx" not in reply.raw and b"Traceback" not in reply.raw
 
 
 async def test_the_tenant_comes_from_the_claim_the_host_or_the_header_and_from_one_alone(
@@ -147,7 +163,8 @@ async def test_a_shared_secret_takes_its_own_algorithm_alone(broker: NatsServer,
         both = await asked(door, good, **{"X-API-Key": door.key})
 
         assert (own.status, foreign.status, both.status) == (202, 403, 400)
-        assert [(await asked(door, token)).status for token in wrong] == [401] * len(wrong)
+        wrong += [token for _, token in flipped(good, 40)]
+        assert {(await asked(door, token)).status for token in wrong} == {401}
 
 
 async def test_keys_count_beside_tokens_and_altered_ones_do_not(door: DoorUnderTest) -> None:
