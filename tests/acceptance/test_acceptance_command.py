@@ -52,6 +52,20 @@ def test_every_command_that_answers_answers_in_json(system):
     assert drifts == []
 
 
+def test_members_are_added_changed_listed_and_removed(system):
+    added = data(engram(system, "members", "add", "auth0|7", "--role", "writer", "--user", "bob", "--json"))
+    refused = engram(system, "members", "change", added["id"], "--role", "operator")
+    changed = data(engram(system, "members", "change", added["id"], "--user", "ann", "--json"))
+    listed = data(engram(system, "members", "list", "--json"))["members"]
+    removed = engram(system, "members", "remove", added["id"])
+    again = engram(system, "members", "remove", added["id"])
+
+    assert (added["subject"], added["bounds"]) == ("auth0|7", {"user_ids": ["bob"]})
+    assert (refused.returncode, "bound to users" in refused.stderr) == (2, True)
+    assert listed == [changed] and changed["bounds"] == {"user_ids": ["ann"]}
+    assert (removed.returncode, again.returncode, "auth0|7" in removed.stdout) == (0, 1, True)
+
+
 def test_a_file_is_read_again_and_adds_nothing(system):
     first = data(engram(system, "ingest", CONVERSATION, "--wait", "--json"))
     before = facts(system)

@@ -73,7 +73,7 @@ async def doors(tmp_path: Path) -> AsyncIterator[Doors]:
         try:
             async with aiohttp.ClientSession() as session:
                 doors = Doors([f"http://127.0.0.1:{port}" for port in ports], session, owner)
-                await doors.until(owner, 403)
+                await doors.until(owner, 400)
                 yield doors
         finally:
             for process in processes:

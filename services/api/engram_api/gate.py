@@ -92,10 +92,12 @@ class Gate:
         """Whether a caller may do something now. Raises as `admit` does."""
         if caller.tenant != SYSTEM:
             self._check_tenant(caller.tenant, caller.role)
-        elif not system:
-            raise Forbidden(f"this key speaks for the installation; name a tenant in {TENANT_HEADER}")
         if permission not in caller.permissions:
             raise Forbidden(_missing(caller, permission))
+        if caller.tenant == SYSTEM and not system:
+            raise Rejected(
+                f"this key speaks for the installation; name a tenant in {TENANT_HEADER}", field=TENANT_HEADER
+            )
 
     def _counts(self, caller: Caller) -> bool:
         """Whether what it was identified by still counts: not revoked, not expired, still a member."""

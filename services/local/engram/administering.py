@@ -1,4 +1,4 @@
-"""`engram tenants`, `engram keys`, `engram plans`: who uses this installation, by which keys, within which limits.
+"""`engram tenants`, `keys`, `members`, `plans`: who uses this installation, by which keys, within which limits.
 
 They speak to the door with the installation's own key, which lies in the data directory.
 """
@@ -14,6 +14,7 @@ from engram.terminal import AsJson, complete, guarded, output
 
 tenants = typer.Typer(help="Create, suspend, resume and delete tenants.", no_args_is_help=True)
 keys = typer.Typer(help="Make, rotate and revoke API keys.", no_args_is_help=True)
+members = typer.Typer(help="Whose tokens count for a tenant, and for what.", no_args_is_help=True)
 plans = typer.Typer(help="Limits that tenants have in common.", no_args_is_help=True)
 
 SYSTEM = "_system"
@@ -23,7 +24,12 @@ LOOK_SECONDS = 1.0
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 PlanName = Annotated[str, typer.Argument(help="The plan's name.")]
 KeyId = Annotated[str, typer.Argument(help="The key's id: the 12 characters after eng_live_.")]
-OfTenant = Annotated[str, typer.Option("--tenant", help="Whose keys; _system is the installation.")]
+OfTenant = Annotated[str, typer.Option("--tenant", help="Of which tenant; _system is the installation.")]
+MemberId = Annotated[str, typer.Argument(help="The member's id, as the list shows it.")]
+Scopes = Annotated[list[str] | None, typer.Option(help="A permission of the role; the others are not given.")]
+Users = Annotated[list[str] | None, typer.Option(help="Only memories of this user_id; may be repeated.")]
+Sessions = Annotated[list[str] | None, typer.Option(help="Only memories of this session_id.")]
+MemberName = Annotated[str | None, typer.Option(help="What people call them.")]
 Quota = Annotated[list[str] | None, typer.Option(help="metric=most, for example memories=1000; may be repeated.")]
 Rate = Annotated[list[str] | None, typer.Option(help="class=per minute:burst, for example standard=60:10.")]
 Share = Annotated[float | None, typer.Option(help="The most of all model calls under way, from 0 to 1.")]
@@ -140,9 +146,9 @@ def create_key(
     tenant: OfTenant = "default",
     role: Annotated[str, typer.Option(help="reader, writer, operator or admin (of _system: also owner).")] = "writer",
     test: Annotated[bool, typer.Option("--test", help="Begin it with eng_test_.")] = False,
-    scope: Annotated[list[str] | None, typer.Option(help="A permission of the role; the others are not given.")] = None,
-    user: Annotated[list[str] | None, typer.Option(help="Only memories of this user_id; may be repeated.")] = None,
-    session: Annotated[list[str] | None, typer.Option(help="Only memories of this session_id.")] = None,
+    scope: Scopes = None,
+    user: Users = None,
+    session: Sessions = None,
     expires: Annotated[str | None, typer.Option(help="A time, or how long from now (24h, 90d).")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -185,6 +191,60 @@ def rotate_key(
 def revoke_key(context: typer.Context, key: KeyId, tenant: OfTenant = "default", as_json: AsJson = False) -> None:
     """Refuse a key, at every door within a second."""
     _show(as_json, _call(context, "DELETE", f"/v1/keys/{_part(key)}", tenant=tenant), "key")
+
+
+# --- members ------------------------------------------------------------------------------------------------
+
+
+@members.command("add")
+def add_member(
+    context: typer.Context,
+    subject: Annotated[str, typer.Argument(help="What their tokens say in `sub`.")],
+    *,
+    tenant: OfTenant = "default",
+    role: Annotated[str, typer.Option(help="reader, writer, operator or admin.")] = "reader",
+    scope: Scopes = None,
+    user: Users = None,
+    session: Sessions = None,
+    name: MemberName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let the tokens of somebody count."""
+    narrowed = _given(scopes=scope or None, user_ids=user or None, session_ids=session or None, name=name)
+    body = {"subject": subject, "role": role, **narrowed}
+    _show(as_json, _call(context, "POST", "/v1/members", body, tenant=tenant), "member")
+
+
+@members.command("list")
+def list_members(context: typer.Context, tenant: OfTenant = "default", as_json: AsJson = False) -> None:
+    """List a tenant's members."""
+    _show(as_json, _all(context, "/v1/members", "members", tenant=tenant), "members")
+
+
+@members.command("change")
+def change_member(
+    context: typer.Context,
+    member: MemberId,
+    *,
+    tenant: OfTenant = "default",
+    role: Annotated[str | None, typer.Option(help="reader, writer, operator or admin.")] = None,
+    scope: Scopes = None,
+    user: Users = None,
+    session: Sessions = None,
+    name: MemberName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change what a member may do, at every door within a second."""
+    body = _given(role=role, scopes=scope or None, user_ids=user or None, session_ids=session or None, name=name)
+    _show(as_json, _call(context, "PATCH", f"/v1/members/{_part(member)}", body, tenant=tenant), "member")
+
+
+@members.command("remove")
+def remove_member(
+    context: typer.Context, member: MemberId, tenant: OfTenant = "default", as_json: AsJson = False
+) -> None:
+    """Let somebody's tokens count no more, at every door within a second."""
+    _show(as_json, _call(context, "DELETE", f"/v1/members/{_part(member)}", tenant=tenant), "member")
 
 
 # --- plans --------------------------------------------------------------------------------------------------

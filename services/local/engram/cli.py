@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from engram import audit, auditing, contracts, dead, encryption, erasing, looking, nats_creds
-from engram.administering import keys, plans, tenants
+from engram.administering import keys, members, plans, tenants
 from engram.terminal import EXIT_FAILED, AsJson, complete, guarded, output, teller
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ app.add_typer(audit.app, name="audit")
 tenants.add_typer(erasing.app)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
+app.add_typer(members, name="members")
 app.add_typer(plans, name="plans")
 app.add_typer(encryption.app, name="encryption")
 app.add_typer(contracts.app, name="contracts")

@@ -1,4 +1,4 @@
-"""How tenants, keys and plans look to people."""
+"""How tenants, keys, members and plans look to people."""
 
 from __future__ import annotations
 
@@ -63,6 +63,27 @@ def key(one: dict[str, Any]) -> None:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             table.add_row(f"[dim]{name}[/]", _status(shown) if name == "status" else escape(shown))
     console.print(table)
+
+
+def members(found: dict[str, Any]) -> None:
+    """Members, one a line."""
+    _table(
+        ("id", "subject", "role", "only", "name"),
+        [
+            (one["id"], escape(one["subject"]), one["role"], escape(_only(one)), escape(one.get("name") or ""))
+            for one in found["members"]
+        ],
+    )
+
+
+def member(one: dict[str, Any]) -> None:
+    """What is known of a member."""
+    key({name: value for name, value in {**one, "only": _only(one) or None}.items() if name != "bounds"})
+
+
+def _only(one: dict[str, Any]) -> str:
+    """Whose memories they reach, where that is not all."""
+    return "; ".join(f"{name} {', '.join(some)}" for name, some in one["bounds"].items() if some)
 
 
 def made(one: dict[str, Any]) -> None:
