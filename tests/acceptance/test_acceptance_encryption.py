@@ -232,7 +232,7 @@ def test_a_deleted_tenant_takes_its_data_key_along(system):
     assert "passing" not in keys(system)
 
 
-def test_a_lost_or_wrong_key_refuses_to_start_and_another_one_is_taken_after_its_rotation(system, told, folder):
+def test_a_lost_key_refuses_to_start_and_another_one_is_taken_after_its_rotation(system, told, folder):
     environ = {"ENGRAM_ENCRYPTION_KEY": f"{NEW}\n{OLD}"}
     done = CliRunner().invoke(app, ["--data-dir", str(system.data_dir), "encryption", "rotate", "--json"], env=environ)
     assert json.loads(done.output)["rotated"] == [VAULTED]
@@ -241,10 +241,9 @@ def test_a_lost_or_wrong_key_refuses_to_start_and_another_one_is_taken_after_its
     system.process.terminate()
     assert system.process.wait(30) == 0
 
-    for given, words in (({}, "no encryption key was given"), ({"ENGRAM_ENCRYPTION_KEY": OLD}, "is wrapped by")):
-        with pytest.raises(RuntimeError, match="before it was ready"), embedded_system(folder, environ=given):
-            pass
-        assert words in (folder / "serve.log").read_text()
+    with pytest.raises(RuntimeError, match="before it was ready"), embedded_system(folder):
+        pass
+    assert "no encryption key was given" in (folder / "serve.log").read_text()
 
     file = folder / "master.key"
     file.write_text(f"{NEW}\n")

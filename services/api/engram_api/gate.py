@@ -168,7 +168,9 @@ class Gate:
         if tenant is not None and tenant.status != "active":
             raise Forbidden("this tenant is suspended; ask who runs this installation")
         if tenant is not None and tenant.encrypted and not self._vault.seals(name):
-            raise Unavailable("the data key of this tenant cannot be read here; try again", retry_after=1.0)
+            raise Unavailable(
+                "the data key of this tenant is not known here; see `engram encryption status`", retry_after=1.0
+            )
 
     def _admit_reader_of_metrics(self, headers: MultiMapping[str], permission: Permission) -> None:
         if permission != "metrics" or self._metrics_token is None:
