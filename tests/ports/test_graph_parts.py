@@ -82,9 +82,9 @@ def told(answer: Any) -> Any:
 
 
 async def everything(service: Service, nodes: list[str], within: Filters | None) -> list[Any]:
-    """All that can be asked of a graph."""
+    """All that can be asked of a graph, of every other node."""
     said: list[Any] = [await asked(service, ListNodes(tenant=TENANT, within=within, limit=1_000))]
-    for node in nodes:
+    for node in nodes[::2]:
         said.append(await asked(service, GetNode(tenant=TENANT, within=within, node=node, limit=200)))
         said.append(await asked(service, Neighbours(tenant=TENANT, within=within, node=node, hops=3)))
         said.append(await asked(service, FindPath(tenant=TENANT, within=within, source=node, target=nodes[0])))
