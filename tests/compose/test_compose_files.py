@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from engram.settings import Settings
 from engram_runtime.settings import _variables
@@ -88,3 +89,45 @@ def test_what_a_worker_keeps_lies_on_a_volume_and_doors_keep_nothing() -> None:
     assert all(kept[name] for name in ("graph", "metering", "embedder", "provision"))
     assert not any(kept[name] for name in ("api", "vectors", "reasoner", "recovery"))
     assert not any("container_name" in said[name] for name in OURS), "a container with a name of its own cannot scale"
+
+
+def test_what_the_parts_name_of_each_other_is_there() -> None:
+    whole = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
+    said = services()
+    mounted = {mount.partition(":")[0] for each in said.values() for mount in each.get("volumes", ())}
+
+    assert {need for each in said.values() for need in each.get("depends_on", ())} <= said.keys()
+    assert {name for name in mounted if not name.startswith(".")} == whole["volumes"].keys()
+    assert all((COMPOSE / name).exists() for name in mounted if name.startswith("."))
+    assert {each["build"]["target"] for each in said.values() if "build" in each} <= IMAGES.keys()
+    built = {each["image"] for each in said.values() if "build" in each}
+    assert {each["image"] for each in said.values() if each["image"].startswith("engram-")} == built
+
+
+def test_ports_are_those_that_somebody_listens_on() -> None:
+    said = services()
+    scraped = yaml.safe_load((COMPOSE / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    found = scraped[0]["dns_sd_configs"][0]
+    known = _variables(Settings)
+    dockerfile = (COMPOSE / "Dockerfile").read_text()
+
+    assert "ENGRAM_HOST_HEALTH_PORT" in known and IMAGES["base"].environ["ENGRAM_HOST_HEALTH_PORT"] == "9464"
+    assert found["port"] == 9464 and set(found["names"]) == set(OURS) - {"prepare", "provision"}
+    assert said["api"]["ports"] == ["127.0.0.1:8765:8765"] and "EXPOSE 8765 9464" in dockerfile
+    assert f":{Settings().serve.port}" in said["api"]["ports"][0]
+    conf = (COMPOSE / "nats.conf").read_text()
+    for url in (said["api"]["environment"]["ENGRAM_NATS_URL"], " ".join(said["nats"]["healthcheck"]["test"])):
+        port = re.search(r":(\d{4})\b", url)
+        assert port and port[1] in conf
+
+
+def test_what_every_image_copies_and_sets_is_known() -> None:
+    dockerfile = (COMPOSE / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
+    variables = {name for image in IMAGES.values() for name in image.environ if name.startswith("ENGRAM_")}
+
+    assert copied and all((COMPOSE.parent / name).exists() for line in copied for name in line.split())
+    assert variables <= _variables(Settings).keys()
+    assert set(re.findall(r"COPY --from=(\S+)", dockerfile)) <= IMAGES.keys()
+    for installed in re.findall(r"\./(services/[a-z]+|contracts)", dockerfile):
+        assert (COMPOSE.parent / installed / "pyproject.toml").exists()
