@@ -80,15 +80,24 @@ Near = Sequence[tuple[Open[Any], Common]]
 
 
 async def _until_told(name: str, open_service: Open[S], settings: S, near: Near) -> None:
-    told = asyncio.Event()
+    told, ready = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
-    serving = asyncio.create_task(_serve(name, open_service, settings, near, told))
-    await serving
+    serving = asyncio.create_task(_serve(name, open_service, settings, near, (ready, told)))
+    stopping = asyncio.create_task(told.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not ready.is_set():
+        serving.cancel()  # it waits for what it needs, and would for ever
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
     log.info("stopped")
 
 
-async def _serve(name: str, open_service: Open[S], settings: S, near: Near, told: asyncio.Event) -> None:
+async def _serve(
+    name: str, open_service: Open[S], settings: S, near: Near, turns: tuple[asyncio.Event, asyncio.Event]
+) -> None:
+    ready, told = turns
     async with (
         open_bus(settings.nats, name=f"engram-{name}", durability=settings.durability) as bus,
         _opening_text(bus, settings.encryption),
@@ -100,6 +109,7 @@ async def _serve(name: str, open_service: Open[S], settings: S, near: Near, told
         _settle_down()
         log.info("ready", extra={"instance": bus.instance})
         _tell_ready(settings.host.ready_file)
+        ready.set()
         beating = asyncio.create_task(_show_life(settings.host.ready_file))
         await told.wait()
         beating.cancel()

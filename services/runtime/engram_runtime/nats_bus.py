@@ -509,27 +509,17 @@ class SealedKeyValue(NatsKeyValue):
         return self._bus.vault.seal(key.partition(".")[0], value)
 
 
+SAID_EVERY = 1.0
+"""Seconds between two lines that say the same."""
+
+
 @contextlib.asynccontextmanager
 async def open_bus(settings: NatsSettings, *, name: str, durability: Durability = "power") -> AsyncIterator[NatsBus]:
     """A connected bus. It reconnects for ever; until the first connection it waits, and says so once a second.
 
     Consumers are declared on `bus.broker` by the host; closing drains what is still to be sent.
     """
-    held: list[NatsBus] = []
-
-    async def reconnected() -> None:
-        log.info("reconnected", extra={"broker": settings.url})
-        for bus in held:
-            for callback in bus.reconnected:
-                callback()
-
-    async def disconnected() -> None:
-        if held:
-            log.warning("disconnected", extra={"broker": settings.url})
-
-    async def failed(error: Exception) -> None:
-        log.debug("connection error", extra={"error": repr(error)})
-
+    calls = _Calls(settings.url)
     broker = NatsBroker(
         settings.url,
         name=name,
@@ -540,9 +530,9 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
         ping_interval=5,
         max_outstanding_pings=2,
         pending_size=64 * 1024 * 1024,
-        reconnected_cb=reconnected,
-        disconnected_cb=disconnected,
-        error_cb=failed,
+        reconnected_cb=calls.reconnected,
+        disconnected_cb=calls.disconnected,
+        error_cb=calls.failed,
         apply_types=False,
         logger=None,
         graceful_timeout=15.0,
@@ -550,14 +540,14 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
     )
     client = await _connect(broker, settings.url)
     bus = NatsBus(broker, client, durability=durability)
-    held.append(bus)
+    calls.opened(bus)
     await bus.open()
     feeling = asyncio.create_task(bus.pulse.run())
     try:
         yield bus
     finally:
         feeling.cancel()
-        held.clear()
+        calls.bus = None
         with contextlib.suppress(NatsError, TimeoutError):
             await asyncio.wait_for(client.flush(), CLOSE_SECONDS)
         with contextlib.suppress(NatsError):
@@ -574,6 +564,35 @@ async def _closed(client: Client) -> None:
         await asyncio.wait_for(client.close(), CLOSE_SECONDS)
     if looking is not None:
         await ended(looking)
+
+
+class _Calls:
+    """What the client tells of its connection; `bus` is there once there is one, and until it is closed."""
+
+    def __init__(self, url: str) -> None:
+        self.bus: NatsBus | None = None
+        self._url = url
+        self._waiting = True
+        self._said = -SAID_EVERY
+
+    def opened(self, bus: NatsBus) -> None:
+        self._waiting, self.bus = False, bus
+
+    async def reconnected(self) -> None:
+        log.info("reconnected", extra={"broker": self._url})
+        for callback in self.bus.reconnected if self.bus else ():
+            callback()
+
+    async def disconnected(self) -> None:
+        if self.bus:
+            log.warning("disconnected", extra={"broker": self._url})
+
+    async def failed(self, error: Exception) -> None:
+        if self._waiting and time.monotonic() - self._said >= SAID_EVERY:
+            self._said = time.monotonic()
+            log.warning("waiting for the broker", extra={"broker": self._url, "error": repr(error)})
+        else:
+            log.debug("connection error", extra={"error": repr(error)})
 
 
 async def _connect(broker: NatsBroker, url: str) -> Client:

@@ -93,7 +93,11 @@ def test_a_data_key_is_unwrapped_by_its_master_key_alone():
         masters(new).unwrap(moved.model_copy(update={"tenant": "beta"}))
 
 
-@pytest.mark.parametrize("text", ["", " \n", "short", f"{new_master_key()}\n{'A' * 40}", "*" * 44])
+@pytest.mark.parametrize(
+    "text",
+    ["", " \n", "short", f"{new_master_key()}\n{'A' * 40}", "*" * 44],
+    ids=["nothing", "blank", "short", "one and a short one", "no base64"],
+)
 def test_a_master_key_that_is_none_is_refused_without_being_told(text):
     with pytest.raises(Rejected, match=r"encryption\.key") as refused:
         MasterKeys.parse(text)
