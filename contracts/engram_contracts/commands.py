@@ -58,6 +58,8 @@ class Revise(Command):
     memory_id: str
     owner: Owner | None = None
     """Of the memory, where the sender knows it; for who follows events."""
+    behind: int | None = Field(default=None, ge=1)
+    """The sequence, on the work stream, of the command that makes the memory: this one waits until that one is done."""
     changes: dict[str, Any]
     """Names and JSON values of the fields that were sent; read them with `edit`."""
 
@@ -73,6 +75,8 @@ class Forget(Command):
     memory_id: str
     owner: Owner | None = None
     """Of the memory, where the sender knows it; for who follows events."""
+    behind: int | None = Field(default=None, ge=1)
+    """As that of `Revise`."""
 
 
 class Think(Command):

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 
-from engram_contracts.commands import Command, Remember, Revise
+from engram_contracts.commands import Command, Forget, Remember, Revise
 from engram_contracts.errors import Rejected
 from engram_contracts.events import Progress
 from engram_contracts.facts import Remembered
 from engram_contracts.ids import new_id
 from engram_contracts.memory import MemoryFields
 from engram_contracts.questions import EmbedQuery
-from engram_contracts.topology import DEAD, LOG, WORK, Stream, work_subject
+from engram_contracts.topology import DEAD, EMBED_NOW, LOG, WORK, Stream, work_subject
 from engram_embedder.service import open_service
 from engram_embedder.settings import EmbedderSettings, Settings
-from engram_runtime.bus import Entry
+from engram_runtime.bus import Appended, Entry
 from engram_runtime.host import hosted
 from engram_runtime.nats_bus import NatsBus, open_bus
 from engram_runtime.provision import provision
@@ -83,6 +84,37 @@ async def test_what_can_never_be_done_lies_with_the_dead_and_hinders_nothing(bus
         await holds(bus, LOG, 1)
         await holds(bus, DEAD, 1)
         await holds(bus, WORK, 0)
+
+
+async def test_a_change_waits_for_its_memory_which_is_in_the_hands_of_somebody_else(
+    bus: NatsBus, tmp_path: Path
+) -> None:
+    identity = new_id()
+    now = datetime.now(UTC)
+    made = Remember(id=identity, accepted_at=now, memory_id=identity, memory=MemoryFields(content="short-lived"))
+    (appended,) = await bus.append([entry(made)])
+    assert isinstance(appended, Appended)
+    held = await in_the_hands_of_another(bus, entry(made).subject)
+    forget = Forget(id=new_id(), accepted_at=now, memory_id=identity, behind=appended.sequence)
+    other = remember("of the same tenant, and in no hurry")
+    await bus.append([entry(forget), entry(other)])
+
+    async with running(bus, tmp_path):
+        await holds(bus, LOG, 1)
+        await held.nak()
+        await holds(bus, WORK, 0)
+
+    stored = [await bus.read(LOG, sequence) for sequence in range(1, 4)]
+    assert [message.id for message in stored if message] == [other.id, made.id, forget.id]
+    assert (await bus.jetstream.stream_info(DEAD.name)).state.messages == 0
+
+
+async def in_the_hands_of_another(bus: NatsBus, subject: str) -> Msg:
+    """A message that was delivered to somebody who does not answer for it."""
+    lane = next(each for each in EMBED_NOW if each.filters[0].split(".")[2] == subject.split(".")[2])
+    pulling = await bus.jetstream.pull_subscribe_bind(lane.name, stream=WORK.name)
+    (message,) = await pulling.fetch(1, timeout=5)
+    return message
 
 
 async def test_progress_is_heard_and_queries_are_answered(bus: NatsBus, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter, ValidationError
@@ -103,6 +103,15 @@ IN_A_ROW = 50
 NO_MEMORY = "there is no memory with this id"
 
 
+class Target(NamedTuple):
+    """The memory that a change is of; where it still waits to be worked off, in which queue and at which sequence."""
+
+    memory_id: str
+    owner: Owner
+    urgency: Urgency | None = None
+    behind: int | None = None
+
+
 class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLetterHandlers, ErasureHandlers):
     """All operations."""
 
@@ -178,35 +187,39 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         if not call.body.model_fields_set:
             raise Rejected("the body changes nothing; send at least one field", field="body")
         changes = without_private(call.body, "content")
-        memory_id, owner, urgency = await self._changeable(call)
+        target = await self._changeable(call)
         check_change(changes, call.caller)
         command = Revise.model_construct(
-            id=command_id(call, Revise.op, memory_id),
+            id=command_id(call, Revise.op, target.memory_id),
             accepted_at=datetime.now(UTC),
             actor=call.caller.actor,
             deadline=call.deadline,
-            memory_id=memory_id,
-            owner=owner,
+            memory_id=target.memory_id,
+            owner=target.owner,
+            behind=target.behind,
             changes=changes.model_dump(mode="json", exclude_unset=True),
         )
-        return await self._acceptor.change(call, Draft.of(command, memory_id=memory_id, urgency=urgency))
+        draft = Draft.of(command, memory_id=target.memory_id, urgency=target.urgency)
+        return await self._acceptor.change(call, draft)
 
     async def forget(self, call: Call[None, WaitQuery]) -> Answer:
         """Accept that a memory which is there is to be forgotten."""
-        memory_id, owner, urgency = await self._changeable(call)
+        target = await self._changeable(call)
         command = Forget.model_construct(
-            id=command_id(call, Forget.op, memory_id),
+            id=command_id(call, Forget.op, target.memory_id),
             accepted_at=datetime.now(UTC),
             actor=call.caller.actor,
             deadline=call.deadline,
-            memory_id=memory_id,
-            owner=owner,
+            memory_id=target.memory_id,
+            owner=target.owner,
+            behind=target.behind,
         )
-        return await self._acceptor.change(call, Draft.of(command, memory_id=memory_id, urgency=urgency))
+        draft = Draft.of(command, memory_id=target.memory_id, urgency=target.urgency)
+        return await self._acceptor.change(call, draft)
 
     async def judge(self, call: Call[FeedbackBody, WaitQuery]) -> Answer:
         """Accept a verdict on a memory that is there."""
-        memory_id, owner, urgency = await self._changeable(call)
+        memory_id, owner, urgency, _ = await self._changeable(call)
         if urgency is not None:  # the graph takes verdicts from a queue of its own
             await self._pending.on_log(call.caller.tenant, memory_id)
         said = {name: getattr(call.body, name) for name in FeedbackBody.model_fields}
@@ -450,8 +463,8 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
         found = await self._bus.ping_all(within=PING_SECONDS)
         return Answer(data=Page(targets(found), "application/json"))
 
-    async def _changeable(self, call: AnyCall) -> tuple[str, Owner, Urgency | None]:
-        """The id and owner of a memory within reach, and the urgency of its queue where it is not there yet.
+    async def _changeable(self, call: AnyCall) -> Target:
+        """A memory within reach, there or on its way.
 
         The index is asked because it is quick, not because it is needed: what it could know and the record does not
         lies before the record on the streams.
@@ -464,10 +477,10 @@ class Handlers(TenantHandlers, PlanHandlers, KeyHandlers, MemberHandlers, DeadLe
             if found is None:
                 memory = await self._arrived(call, error)
             elif reaches(call.caller, found.memory):
-                return memory_id, Owner.of(found.memory), found.urgency
+                return Target(memory_id, Owner.of(found.memory), found.urgency, found.sequence)
             else:
                 raise NotFound(NO_MEMORY) from error
-        return memory_id, Owner.of(memory), None
+        return Target(memory_id, Owner.of(memory))
 
     async def _arrived(self, call: AnyCall, error: NotFound | Unavailable) -> Memory:
         """A memory that may have arrived while it was looked for on its way. Raises what is so otherwise."""

@@ -26,10 +26,11 @@ AT_ONCE = 2
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A memory on its way. `urgency` is that of the work queue it lies in; `None` once it is on the log."""
+    """A memory on its way. `urgency` is that of the work queue it lies in, `sequence` its place; `None` on the log."""
 
     memory: MemoryFields
     urgency: Urgency | None = None
+    sequence: int | None = None
 
 
 class Pending:
@@ -71,7 +72,7 @@ class Pending:
             if (found := _among(page, memory_id)) is not None:
                 lane = WorkSubject.parse(found.subject).lane
                 urgency: Urgency = "bulk" if lane in LANES["bulk"] else "interactive"
-                return Accepted(Remember.model_validate_json(found.body).memory, urgency)
+                return Accepted(Remember.model_validate_json(found.body).memory, urgency, found.sequence)
             start = page[-1].sequence + 1
         return None
 

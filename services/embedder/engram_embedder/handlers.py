@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from engram_contracts.auditing import EmbedDocument
-from engram_contracts.commands import Command
+from engram_contracts.commands import Command, Forget, Revise
 from engram_contracts.errors import Rejected
 from engram_contracts.events import Progress
 from engram_contracts.facts import Embedding, Fact
 from engram_contracts.questions import Check, EmbedQuery, QueryVectors
-from engram_contracts.topology import log_subject
+from engram_contracts.topology import WORK, WorkSubject, log_subject
 from engram_embedder.commands import Draft, Ingest, drafted
 from engram_embedder.embedding import Embedder, Searchable
 from engram_embedder.gate import Urgency
 from engram_embedder.lead import Lead
 from engram_embedder.pace import Pace
 from engram_runtime.bus import Bus, Entry
-from engram_runtime.service import Delivery, Outcome
+from engram_runtime.service import Delivery, Outcome, OutOfTurn
+
+MADE_REMEMBERED = 1_024
 
 
 def utc_now() -> datetime:
@@ -45,6 +47,8 @@ class Handlers:
         self._lead = Lead(bus)
         self._language = language
         self._now = now
+        self._made_lately: deque[int] = deque(maxlen=MADE_REMEMBERED)
+        """Sequences of commands whose facts are on the log, whether or not the stream has heard of it."""
 
     async def embed_query(self, question: EmbedQuery) -> QueryVectors:
         """A query's vectors, ahead of all other work."""
@@ -61,7 +65,7 @@ class Handlers:
 
     async def ingest(self, batch: Sequence[Delivery[Command]]) -> list[Outcome]:
         """Turn commands into facts on the log; each is there when its outcome is `None`. A repeat adds nothing."""
-        return await self._ingest(batch, Urgency.INTERACTIVE)
+        return await self._ingest(batch, Urgency.INTERACTIVE, among=batch)
 
     async def ingest_bulk(self, batch: Sequence[Delivery[Command]]) -> list[Outcome]:
         """As `ingest`, behind it, never far ahead of the index, and in portions while another tenant is served."""
@@ -71,14 +75,45 @@ class Handlers:
             tenants = [delivery.tenant for delivery in portion]
             await self._pace.turn(tenants)
             await self._lead.wait(tenants)
-            outcomes += await self._ingest(portion, Urgency.BULK)
+            outcomes += await self._ingest(portion, Urgency.BULK, among=batch)
         return outcomes
 
     async def check_model(self) -> Check:
         """Whether the model works."""
         return await self._embedder.check()
 
-    async def _ingest(self, batch: Sequence[Delivery[Command]], urgency: Urgency) -> list[Outcome]:
+    async def _ingest(
+        self, batch: Sequence[Delivery[Command]], urgency: Urgency, *, among: Sequence[Delivery[Command]]
+    ) -> list[Outcome]:
+        """The outcomes of a batch, whose messages follow those before them `among` all that are in hand."""
+        here = {delivery.sequence for delivery in among}
+        early = [await self._early(delivery, here) for delivery in batch]
+        due = [delivery for delivery, refusal in zip(batch, early, strict=True) if refusal is None]
+        made = iter(await self._made(due, urgency) if due else ())
+        outcomes = [refusal or next(made) for refusal in early]
+        done = (delivery.sequence for delivery, outcome in zip(batch, outcomes, strict=True) if outcome is None)
+        self._made_lately.extend(done)
+        return outcomes
+
+    async def _early(self, delivery: Delivery[Command], here: set[int]) -> OutOfTurn | None:
+        """For a change that has come before its memory: that command still waits, or somebody who died had it."""
+        change = delivery.message
+        if not isinstance(change, Revise | Forget) or change.behind is None:
+            return None
+        if (
+            change.behind in here
+            or change.behind in self._made_lately
+            or not await self._waits(delivery.tenant, change)
+        ):
+            return None
+        return OutOfTurn(f"memory {change.memory_id!r} is not made yet", field="memory_id")
+
+    async def _waits(self, tenant: str, change: Revise | Forget) -> bool:
+        assert change.behind is not None
+        found = await self._bus.read(WORK, change.behind)
+        return found is not None and WorkSubject.parse(found.subject).tenant == tenant and found.id == change.memory_id
+
+    async def _made(self, batch: Sequence[Delivery[Command]], urgency: Urgency) -> list[Outcome]:
         facts = await self._facts([self._understood(delivery) for delivery in batch], urgency)
         outcomes = await self._append(batch, facts)
         done = [delivery for delivery, outcome in zip(batch, outcomes, strict=True) if outcome is None]

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 from engram_contracts.commands import Command
+from engram_contracts.errors import Conflict
 from engram_contracts.facts import Fact
 from engram_contracts.messages import Message
 from engram_contracts.questions import Check, Question
@@ -32,6 +33,10 @@ class Delivery(Generic[M]):
     at: datetime
     correlation: str | None
     trace: str | None = None
+
+
+class OutOfTurn(Conflict):
+    """What a message has to go behind is not done yet: it is put aside for a moment, which is no try."""
 
 
 Outcome = Exception | None

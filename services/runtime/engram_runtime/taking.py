@@ -31,7 +31,7 @@ from engram_runtime.delivery import (
 )
 from engram_runtime.held import Held, taken
 from engram_runtime.pulling import Puller
-from engram_runtime.service import Outcome, Taking
+from engram_runtime.service import Outcome, OutOfTurn, Taking
 from engram_runtime.telemetry import ENDED, HANDLED, RETRIED, waited
 from engram_runtime.troubles import INTERRUPTED, Troubles, told, words
 from engram_runtime.trying import HANDED_BACK, STEPPED_ASIDE, Hung, Trier
@@ -138,7 +138,10 @@ class Taker:
             await self._hand_back(item)
             return
         if outcome is STEPPED_ASIDE:
-            await self._step_aside(item)
+            await self._step_aside(item, self._breaker.trouble or INTERRUPTED)
+            return
+        if isinstance(outcome, OutOfTurn):
+            await self._step_aside(item, words(outcome))
             return
         decision = decide(outcome, attempt=item.attempt, retry=self._retry)
         if not isinstance(decision, Later):
@@ -174,10 +177,9 @@ class Taker:
             await self._troubles.note(before, reason=INTERRUPTED, code="INTERNAL_ERROR", unanswered=item.unanswered)
         await item.raw.respond(NAK)
 
-    async def _step_aside(self, item: Held) -> None:
+    async def _step_aside(self, item: Held, reason: str) -> None:
         """Let others of the queue go first; the try does not count."""
         uncounted = replace(item, attempt=item.attempt - 1)
-        reason = self._breaker.trouble or INTERRUPTED
         await self._troubles.note(uncounted, reason=reason, code=Unavailable.code, delay=ASIDE_SECONDS)
         await item.raw.nak(delay=ASIDE_SECONDS)
         await self._announce_retry(item, reason, ASIDE_SECONDS)

@@ -15,7 +15,7 @@ from engram_runtime.cancelling import Cancels
 from engram_runtime.context import correlation
 from engram_runtime.held import Held
 from engram_runtime.mirror import ended
-from engram_runtime.service import Delivery, Outcome, Taking
+from engram_runtime.service import Delivery, Outcome, OutOfTurn, Taking
 from engram_runtime.telemetry import HANDLING
 from engram_runtime.tracing import processing
 from engram_runtime.troubles import Troubles, words
@@ -95,8 +95,7 @@ class Trier:
                 return HANDED_BACK
             outcome = (await self._try([item]))[0]
             if not is_away(outcome):
-                if not self._breaker.closed:
-                    self._breaker.close()
+                self._close_after(outcome)
                 return outcome
             before = self._failed.get(item.receipt.sequence)
             self._failed[item.receipt.sequence] = time.monotonic()
@@ -137,8 +136,12 @@ class Trier:
             if is_away(outcome):
                 self._breaker.trip(outcome)
                 return {}
-            self._breaker.close()
+            self._close_after(outcome)
             return {item.receipt.sequence: outcome}
+
+    def _close_after(self, outcome: Outcome) -> None:
+        if not self._breaker.closed and not isinstance(outcome, OutOfTurn):
+            self._breaker.close()
 
     async def _try(self, items: Sequence[Held]) -> Sequence[Outcome]:
         deliveries = [item.delivery for item in items if item.delivery is not None]
@@ -151,7 +154,7 @@ class Trier:
             ):
                 outcomes = await self._handled(deliveries)
                 step.came_to(outcomes)
-            if not all(is_away(outcome) for outcome in outcomes):
+            if not all(is_away(outcome) or isinstance(outcome, OutOfTurn) for outcome in outcomes):
                 self._breaker.answered = time.monotonic()
             return outcomes
         except Exception as error:
