@@ -196,6 +196,7 @@ async def test_without_a_broker_a_request_is_refused_within_two_seconds(tmp_path
                 server.kill()
             else:
                 os.kill(process.pid, signal.SIGSTOP)
+                os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # until then it may still answer
             try:
                 seen = await asyncio.gather(
                     timed(door, "POST", "/v1/memories", {"content": "a"}),

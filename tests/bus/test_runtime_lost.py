@@ -135,6 +135,7 @@ async def test_a_broker_that_hangs_is_told_of_instead_of_waited_for(tmp_path: Pa
         async with connected(server) as bus, connected(server) as other, hosted(service, other, Common()):
             before = await bus.ask(asked, within=5.0)
             os.kill(server.process.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)  # until then it may still answer
             try:
                 with pytest.raises(Unavailable, match="broker does not answer"):
                     await bus.ask(asked, within=60.0)
