@@ -20,6 +20,7 @@ import pytest
 
 from engram import trails, verifying
 from engram_contracts.ids import derived_id, new_id
+from support.audit import until_drained
 from support.system import System, embedded_system
 
 CLIENTS = 8
@@ -151,6 +152,7 @@ async def one_run(folder: Path, *, rounds: int, between: int) -> None:
         kinds = Counter(kind for _, kind in known.values())
         wanted = due(kinds)
         found = await billed(system, wanted)
+        await until_drained(system.nats, within=PATIENCE)
         compared = await verifying.reconciled(system.data_dir)
         trail = await trails.verified(system.data_dir, None, None)
         remembered = [chain["records"] for chain in trail["chains"] if chain["tenant"] == "default"]
