@@ -23,6 +23,8 @@ NodeId = Annotated[
 """`type:name`, for example `person:Ann`; type is lower case, the name is kept as written."""
 
 CommandId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+WorkSequence = Annotated[int, Field(ge=1, lt=2**63)]
+"""A place that a stream can have."""
 QueryText = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 EdgeType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$"), Field(examples=["lives_in"])]
 
@@ -58,7 +60,7 @@ class Revise(Command):
     memory_id: str
     owner: Owner | None = None
     """Of the memory, where the sender knows it; for who follows events."""
-    behind: int | None = Field(default=None, ge=1)
+    behind: WorkSequence | None = None
     """The sequence, on the work stream, of the command that makes the memory: this one waits until that one is done."""
     changes: dict[str, Any]
     """Names and JSON values of the fields that were sent; read them with `edit`."""
@@ -75,7 +77,7 @@ class Forget(Command):
     memory_id: str
     owner: Owner | None = None
     """Of the memory, where the sender knows it; for who follows events."""
-    behind: int | None = Field(default=None, ge=1)
+    behind: WorkSequence | None = None
     """As that of `Revise`."""
 
 

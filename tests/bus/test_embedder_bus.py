@@ -109,6 +109,18 @@ async def test_a_change_waits_for_its_memory_which_is_in_the_hands_of_somebody_e
     assert (await bus.jetstream.stream_info(DEAD.name)).state.messages == 0
 
 
+async def test_a_change_behind_a_place_that_no_stream_has_hinders_nobody(bus: NatsBus, tmp_path: Path) -> None:
+    forget = Forget(id=new_id(), accepted_at=datetime.now(UTC), memory_id=new_id())
+    beyond = entry(forget).body[:-1] + b',"behind":%d}' % 2**64
+    other = remember("of the same tenant")
+    await bus.append([Entry(subject=entry(forget).subject, body=beyond, id=forget.id), entry(other)])
+
+    async with running(bus, tmp_path):
+        await holds(bus, DEAD, 1)
+        await holds(bus, LOG, 1)
+        await holds(bus, WORK, 0)
+
+
 async def in_the_hands_of_another(bus: NatsBus, subject: str) -> Msg:
     """A message that was delivered to somebody who does not answer for it."""
     lane = next(each for each in EMBED_NOW if each.filters[0].split(".")[2] == subject.split(".")[2])
