@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from benchmarks.apart import apart
 from benchmarks.figures import markdown, number, p
 from support.fake_model import PIECE, Reply, fake_model
 from support.system import System, embedded_system
@@ -45,31 +44,15 @@ class First:
     heard: float
 
 
-def speak(pipe: Connection) -> None:
-    """A process that is the model: it tells its address, and ends when it is told something."""
-    asyncio.run(_speak(pipe))
+@contextlib.asynccontextmanager
+async def speaking() -> AsyncIterator[str]:
+    """The model, which begins each answer with the time."""
 
-
-async def _speak(pipe: Connection) -> None:
     def now(_: dict[str, Any]) -> str:
         return f"{time.monotonic_ns() // 1_000:0{WIDTH}d} On the third day, once the glaze is fired [1]."
 
     async with fake_model(Reply(text=now)) as model:
-        pipe.send(model.base_url)
-        await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
-
-
-@contextlib.contextmanager
-def model_apart() -> Iterator[str]:
-    """The address of the model, while the context is open."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=speak, args=(theirs,))
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send("end")
-        process.join()
+        yield model.base_url
 
 
 async def pieces_of_model(session: aiohttp.ClientSession, url: str) -> AsyncIterator[str]:
@@ -163,7 +146,7 @@ async def measure(system: System, model: str) -> list[list[str]]:
 
 def main() -> None:
     """Measure, and print."""
-    with tempfile.TemporaryDirectory(prefix="engram-first-") as folder, model_apart() as model:
+    with tempfile.TemporaryDirectory(prefix="engram-first-") as folder, apart(speaking) as model:
         llm = {"ENGRAM_LLM_BASE_URL": model, "ENGRAM_LLM_MODEL": "m"}
         with embedded_system(Path(folder), environ=llm) as system:
             print(markdown(HEADINGS, asyncio.run(measure(system, model))))

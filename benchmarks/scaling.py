@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from benchmarks.apart import apart
 from benchmarks.figures import markdown, number
 from benchmarks.layout import BULK, tenants_of
 from benchmarks.stages import Done, Rig, flood, rigged
@@ -60,16 +59,12 @@ class Round:
 HEADINGS = ("embedders", "searchable a second", "of one", "each did", "cores used, without added ones", "by others")
 
 
-def serve_model(pipe: Connection) -> None:
-    """A process that is the model: it tells its address, and ends when it is told something."""
-    asyncio.run(_serve_model(pipe))
-
-
-async def _serve_model(pipe: Connection) -> None:
+@contextlib.asynccontextmanager
+async def embedding() -> AsyncIterator[str]:
+    """The model, which takes its time."""
     async with fake_embeddings(DIMENSION) as fake:
         fake.reply = _taking_its_time(fake)
-        pipe.send(fake.url)
-        await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
+        yield fake.url
 
 
 def _taking_its_time(fake: FakeEmbeddings) -> Any:
@@ -79,19 +74,6 @@ def _taking_its_time(fake: FakeEmbeddings) -> Any:
         return web.json_response(fake.vectors(body))
 
     return reply
-
-
-@contextlib.contextmanager
-def model_elsewhere() -> Iterator[str]:
-    """The address of the model, while the context is open."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=serve_model, args=(theirs,))
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send("end")
-        process.join()
 
 
 async def measure(rig: Rig, settings: dict[str, str], folder: Path) -> list[Round]:
@@ -129,7 +111,7 @@ async def run(folder: Path, url: str) -> list[Round]:
 
 def main() -> None:
     """Measure, and print."""
-    with tempfile.TemporaryDirectory(prefix="engram-scaling-") as folder, model_elsewhere() as url:
+    with tempfile.TemporaryDirectory(prefix="engram-scaling-") as folder, apart(embedding) as url:
         rounds = asyncio.run(run(Path(folder), url))
     print(markdown(HEADINGS, [one.cells(rounds[0]) for one in rounds]))
 
