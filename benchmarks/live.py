@@ -26,6 +26,7 @@ from statistics import median
 from typing import Any
 
 import aiohttp
+import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -89,7 +90,8 @@ class Listener(asyncio.Protocol):
 
 def listen(key: str, pipe: Connection) -> None:
     """A process of listeners: told the port of a door to connect to, `close` or `end`."""
-    asyncio.run(_listen(key, pipe))
+    os.nice(19)  # clients have machines of their own
+    uvloop.run(_listen(key, pipe))
 
 
 async def _listen(key: str, pipe: Connection) -> None:

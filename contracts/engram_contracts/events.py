@@ -59,10 +59,15 @@ class Said(Event):
 
 
 class Thinking(Event):
-    """A question was answered: the answer, ahead of its place on the log."""
+    """A question was answered: the answer, ahead of its place on the log.
+
+    It was said in so many `pieces` of one `stream`, see `Said`; in none where it was found instead of made.
+    """
 
     event = "thought"
     thought: Thought
+    stream: str = ""
+    pieces: int = 0
 
 
 class Served(Event):

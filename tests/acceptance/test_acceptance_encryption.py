@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import mmap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ from engram_runtime.nats_bus import open_bus
 from engram_runtime.sealing import master_id, new_master_key
 from engram_runtime.settings import EncryptionSettings
 from engram_runtime.vault import open_vault
+from support.files import files_with
 from support.system import System, embedded_system
 from support.waiting import holds
 
@@ -116,19 +116,9 @@ def spellings(text: str) -> list[bytes]:
     return [text.encode(), *(base64.b64encode(b" " * n + text.encode())[4:-4] for n in range(3))]
 
 
-def files_with(folder: Path, text: str) -> list[str]:
-    found = []
-    for file in folder.rglob("*"):
-        if file.is_file() and file.stat().st_size and "lock" not in file.name:
-            with file.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if any(content.find(each) >= 0 for each in spellings(text)):
-                    found.append(str(file.relative_to(folder)))
-    return sorted(found)
-
-
 def leaks(system: System) -> list[str]:
     words = (WORDS[VAULTED], NAMES[VAULTED], NAMES[VAULTED].split()[0])
-    return [file for word in words for file in files_with(system.data_dir, word)]
+    return [file for word in words for file in files_with(system.data_dir, spellings(word))]
 
 
 async def recalled(calls: Door, word: str) -> list[dict[str, Any]]:
@@ -157,7 +147,7 @@ async def test_what_an_encrypted_tenant_says_is_in_no_file_and_what_another_says
 
     assert leaks(system) == []
     for store in STORES:
-        assert files_with(system.data_dir / store, WORDS[OPEN]), store
+        assert files_with(system.data_dir / store, spellings(WORDS[OPEN])), store
 
 
 @pytest.mark.parametrize("tenant", [VAULTED, OPEN])

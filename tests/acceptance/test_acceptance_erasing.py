@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import mmap
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from engram_contracts.topology import DEAD, LOG, SCHEDULE, WORK, dead_pattern, d
 from engram_recovery.signing import is_genuine
 from engram_runtime.bus import Entry
 from engram_runtime.nats_bus import open_bus
+from support.files import files_with
 from support.system import System, embedded_system
 from support.waiting import holds
 
@@ -88,17 +88,6 @@ async def messages_with(system: System, word: str) -> dict[str, int]:
                 after = page[-1].sequence
             found[stream.name] = number
     return found
-
-
-def files_with(folder: Path, word: str) -> list[str]:
-    """Files under a folder in whose bytes the word stands."""
-    found = []
-    for file in folder.rglob("*"):
-        if file.is_file() and file.stat().st_size and "lock" not in file.name:
-            with file.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if content.find(word.encode()) >= 0:
-                    found.append(str(file.relative_to(folder)))
-    return sorted(found)
 
 
 async def ended(door: Door, identity: str) -> dict[str, Any]:
@@ -214,13 +203,9 @@ async def test_a_tenant_is_erased_with_everything_it_owns_even_if_its_worker_is_
     checked = CliRunner().invoke(app, ["tenants", "check-report", str(tmp_path / "report.json")])
     assert checked.exit_code == 0, checked.output
     assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o600
-    assert files_with(system.data_dir / "graph", OTHERS) == []
-    assert files_with(system.data_dir / "vectors", OTHERS) == []
     assert TENANT not in {each["tenant"] for each in admitting.listed(system.data_dir, None)}
-    assert (
-        files_with(system.data_dir / "nats" / "jetstream" / "jetstream" / "ENGRAM" / "streams" / "ENGRAM_LOG", OTHERS)
-        == []
-    )
+    for store in ("graph", "vectors", "nats/jetstream/jetstream/ENGRAM/streams/ENGRAM_LOG"):
+        assert files_with(system.data_dir / store, [OTHERS.encode()]) == [], store
 
 
 def _erase(system: System, report: Path) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from engram_runtime.bus import Bus, Stored
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS, EACH_SECONDS = 0.025, 0.000_2
-"""Batches of events are at least so far apart, and so much more for each who listens: writing to all of them takes the
-same share of the door's time however many they are. What happens alone is told at once.
+"""Batches of events are at least so far apart, and so much is taken over each who listens: writing to all of them takes
+the same small share of any stretch of the door's time, however many they are.
 """
 TURN = 16
-"""So many listeners are written to before others get their turn."""
+"""So many listeners are written to in one go."""
 CHUNK_BYTES = 32 * 1024
 TOGETHER = 128
 READING = 8
@@ -138,7 +138,7 @@ class Broadcast:
                 async with self._bus.tail(LOG, self._pattern, after=self.position) as batches:
                     async for batch in batches:
                         await self._hand_on(batch)
-                        await asyncio.sleep(LINGER_SECONDS + EACH_SECONDS * self.users)
+                        await asyncio.sleep(LINGER_SECONDS)
             except Exception as error:
                 log.warning("events interrupted", exc_info=error, extra={"error": repr(error)})
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -162,7 +162,7 @@ class Broadcast:
                     _offer(listener, chunks, self.position)
                 turns += 1
                 if turns % TURN == 0:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(TURN * EACH_SECONDS)
 
 
 def _offer(listener: Listener, chunks: Iterable[Chunk], last: int) -> None:

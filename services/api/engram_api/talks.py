@@ -113,7 +113,7 @@ class ThinkTalk:
                 for frame in pieces.fail(heard):
                     yield frame
             elif isinstance(heard, Thinking):
-                async for frame in self._last(pieces):
+                async for frame in self._last(pieces, heard):
                     yield frame
                 end = telling.answered(self._job_id, self._question, heard.thought)
             elif heard is None or heard.stage in OVER:
@@ -121,8 +121,8 @@ class ThinkTalk:
         for frame in end:
             yield frame
 
-    async def _last(self, pieces: Pieces) -> AsyncIterator[Frame]:
-        while pieces.going_on and isinstance(said := await self._ear.next(LAST_SECONDS), Said):
+    async def _last(self, pieces: Pieces, thinking: Thinking) -> AsyncIterator[Frame]:
+        while not pieces.through(thinking) and isinstance(said := await self._ear.next(LAST_SECONDS), Said):
             for frame in pieces.take(said):
                 yield frame
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from engram_api.jobs import thoughts
 from engram_contracts.answers import Refusal
 from engram_contracts.errors import Conflict
-from engram_contracts.events import JobTrouble, Progress, Said
+from engram_contracts.events import JobTrouble, Progress, Said, Thinking
 from engram_contracts.facts import Thought
 from engram_contracts.live import Citations, Missed, Reached, Retrying, Token
 from engram_contracts.messages import Message
@@ -33,8 +33,6 @@ class Pieces:
         self._stream = ""
         self._next = 0
         self._failed = ""
-        self.going_on = False
-        """Whether a try has begun to answer and is not through."""
 
     def take(self, said: Said) -> list[Frame]:
         """What to tell of a piece."""
@@ -46,7 +44,6 @@ class Pieces:
         if said.number > self._next:
             frames.append(Frame("missed", Missed(pieces=said.number - self._next)))
         self._next = said.number + 1
-        self.going_on = not said.last
         if said.text:
             frames.append(Frame("token", Token(text=said.text, index=said.number)))
         return frames
@@ -56,9 +53,13 @@ class Pieces:
         self._stream, self._next = said.stream, 0
         return [Frame("retry", Retrying(reason=BEGUN_ANEW))] if unsaid else []
 
+    def through(self, thinking: Thinking) -> bool:
+        """Whether all pieces of an answer were taken, or those of a later try."""
+        return (self._stream, self._next) >= (thinking.stream, thinking.pieces)
+
     def fail(self, progress: Progress) -> list[Frame]:
         """What to tell of a try that failed."""
-        self._failed, self.going_on = self._stream, False
+        self._failed = self._stream
         retrying = Retrying(reason=progress.reason or "", attempt=progress.attempt, next_at=progress.next_at)
         return [Frame("retry", retrying)]
 

@@ -85,8 +85,9 @@ class Handlers:
     async def _outcome(self, delivery: Delivery[Command]) -> Outcome:
         command = cast(Think, delivery.message)
         try:
-            thought = await self._recorded(delivery.tenant, command) or await self._think(delivery, command)
-            await self._announce(delivery.tenant, thought)
+            recorded = await self._recorded(delivery.tenant, command)
+            thinking = Thinking(thought=recorded) if recorded else await self._think(delivery, command)
+            await self._announce(delivery.tenant, thinking)
         except EngramError as error:
             return error
         return None
@@ -99,7 +100,7 @@ class Handlers:
             return None
         return job.found.thought if job.found else None
 
-    async def _think(self, delivery: Delivery[Command], command: Think) -> Thought:
+    async def _think(self, delivery: Delivery[Command], command: Think) -> Thinking:
         recall = Recall(
             tenant=delivery.tenant, query=command.question, limit=command.limit, filters=command.filters,
             deadline_ms=int(RECALL_SECONDS * 1000),
@@ -116,7 +117,8 @@ class Handlers:
         async with self._slots.of(delivery.tenant):
             answer = await self._answer(delivery.tenant, inquiry, voice.say)
         await voice.end()
-        return await self._append(delivery, self._thought(command, recollection, answer))
+        thought = await self._append(delivery, self._thought(command, recollection, answer))
+        return Thinking(thought=thought, stream=voice.stream, pieces=voice.pieces)
 
     async def _answer(self, tenant: str, inquiry: Inquiry, relay: Relay) -> Answer:
         if self._budget is None or not inquiry.context.sources:
@@ -164,13 +166,14 @@ class Handlers:
             raise Conflict(f"command {thought.command} was used before; give the question an id of its own")
         return Thought.model_validate_json(first.body)
 
-    async def _announce(self, tenant: str, thought: Thought) -> None:
+    async def _announce(self, tenant: str, thinking: Thinking) -> None:
         """Tell who listens. The thought is on the LOG by now, so a broker that is away is no failure."""
         try:
-            await self._bus.emit(tenant, Thinking(thought=thought))
+            await self._bus.emit(tenant, thinking)
         except EngramError as error:
             log.warning(
-                "thought not announced", extra={"tenant": tenant, "command": thought.command, "why": error.code}
+                "thought not announced",
+                extra={"tenant": tenant, "command": thinking.thought.command, "why": error.code},
             )
 
 

@@ -17,8 +17,9 @@ class Voice:
         self._bus = bus
         self._tenant = tenant
         self._command = command
-        self._stream = new_id()
-        self._number = 0
+        self.stream = new_id()
+        self.pieces = 0
+        """So many were said."""
 
     async def say(self, text: str) -> None:
         """Announce a piece."""
@@ -26,11 +27,11 @@ class Voice:
 
     async def end(self) -> None:
         """Nothing more is said; of a try that said nothing there is no end to tell."""
-        if self._number:
+        if self.pieces:
             await self._emit("", last=True)
 
     async def _emit(self, text: str, *, last: bool) -> None:
-        said = Said(command=self._command, stream=self._stream, number=self._number, text=text, last=last)
-        self._number += 1
+        said = Said(command=self._command, stream=self.stream, number=self.pieces, text=text, last=last)
+        self.pieces += 1
         with contextlib.suppress(Unavailable):
             await self._bus.emit(self._tenant, said)

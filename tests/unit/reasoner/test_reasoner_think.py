@@ -101,7 +101,9 @@ async def test_an_answer_is_appended_under_the_commands_id_and_then_announced() 
         asked.question, "Juno [1].", "model", "m-1",
     )  # fmt: skip
     assert (thought.citations, thought.use) == (ANSWER.citations, ANSWER.use)
-    assert on.emitted == [("acme", Thinking(thought=thought))]
+    *said, (tenant, thinking) = on.emitted
+    assert tenant == "acme" and isinstance(thinking, Thinking) and thinking.thought == thought
+    assert thinking.pieces == len(said)
 
 
 async def test_the_recall_is_the_questions_and_has_two_seconds() -> None:
