@@ -63,7 +63,8 @@ class _Feed(Generic[E]):
         if self._begun.is_set():
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._begun.wait(), START_SECONDS)
+            async with asyncio.timeout(START_SECONDS):
+                await self._begun.wait()
 
     def add(self, commands: Collection[str], told: Callable[[str, E], None]) -> None:
         for command in commands:

@@ -104,7 +104,8 @@ class Share:
         places = self._asking.setdefault(tenant, asyncio.Semaphore(self._questions))
         async with contextlib.AsyncExitStack() as held:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(places.acquire(), PATIENCE_SECONDS)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await places.acquire()
                 held.callback(places.release)
             yield
 

@@ -57,7 +57,8 @@ class Ear:
     async def next(self, within: float) -> Heard | None:
         """The next event, or `None` where none comes in time."""
         try:
-            return await asyncio.wait_for(self._heard.get(), within)
+            async with asyncio.timeout(within):
+                return await self._heard.get()
         except TimeoutError:
             return None
 

@@ -29,7 +29,8 @@ async def noting_uses(bus: Bus, keyring: Keyring, *, every: float = EVERY_SECOND
     finally:
         task.cancel()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(_note(bus, keyring), CLOSE_SECONDS)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await _note(bus, keyring)
 
 
 async def _note_for_ever(bus: Bus, keyring: Keyring, every: float) -> None:

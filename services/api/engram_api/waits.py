@@ -43,7 +43,8 @@ class Wait:
 
     async def _told_within(self, seconds: float) -> bool:
         try:
-            await asyncio.wait_for(self._over.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
         except TimeoutError:
             return False
         return True

@@ -190,7 +190,8 @@ class Replayer:
             if held.quiet_seconds > BEAT_SECONDS:
                 await held.beat(waiting)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), min(left, LOOK_SECONDS))
+                async with asyncio.timeout(min(left, LOOK_SECONDS)):
+                    await self._stopping.wait()
         return False
 
 

@@ -90,7 +90,8 @@ class Room:
         """In by oneself, once the others have left."""
         async with self._turn.taken():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), self._seconds)
+                async with asyncio.timeout(self._seconds):
+                    await self._empty.wait()
             self._turn.lend(self._seconds)
             yield
 
@@ -143,7 +144,8 @@ class Breaker:
         remaining = self._until - time.monotonic()
         if remaining > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), remaining)
+                async with asyncio.timeout(remaining):
+                    await self._stopping.wait()
         self.probing.lend(PROBE_SECONDS)
         return not self._stopping.is_set()
 

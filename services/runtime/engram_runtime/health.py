@@ -51,7 +51,8 @@ class Health:
 
 async def _probe(probe: Probe) -> Check:
     try:
-        return await asyncio.wait_for(probe(), PROBE_SECONDS)
+        async with asyncio.timeout(PROBE_SECONDS):
+            return await probe()
     except TimeoutError:
         return Check(ok=False, detail=f"no answer within {PROBE_SECONDS:g} s")
     except Exception as error:

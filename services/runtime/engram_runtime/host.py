@@ -276,6 +276,7 @@ async def _drain(bus: NatsBus, answerer: Answerer, seconds: float) -> None:
         await asyncio.gather(*(each.stop() for each in bus.broker.subscribers if each not in pulling))
 
     try:
-        await asyncio.wait_for(stop(), seconds)
+        async with asyncio.timeout(seconds):
+            await stop()
     except TimeoutError:
         log.warning("drain took too long; what is unfinished will be delivered again", extra={"seconds": seconds})

@@ -175,7 +175,8 @@ class NatsArchive:
 async def _collected(arrived: asyncio.Queue[Msg], take: Take, most: int, until: float) -> list[Stored]:
     found: list[Stored] = []
     while len(found) < most:
-        message = await asyncio.wait_for(arrived.get(), SILENCE_SECONDS)
+        async with asyncio.timeout(SILENCE_SECONDS):
+            message = await arrived.get()
         status = (message.headers or {}).get("Status")
         if status in ENDED:
             break

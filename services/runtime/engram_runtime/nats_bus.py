@@ -40,6 +40,7 @@ from engram_runtime import tracing
 from engram_runtime.appending import CORRELATION, STREAM_IS_FULL, Appender
 from engram_runtime.bus import APPEND_SECONDS, Appended, Archive, Backlog, Entry, KeyValue, Stored
 from engram_runtime.context import correlation
+from engram_runtime.heeding import heeding
 from engram_runtime.lost import LostError, steadily
 from engram_runtime.mirror import ended
 from engram_runtime.nats_archive import NatsArchive
@@ -78,6 +79,7 @@ class NatsBus:
     def __init__(self, broker: NatsBroker, client: Client, *, durability: Durability) -> None:
         self.broker = broker
         self.client = client
+        client.request, client.flush = heeding(client.request), heeding(client.flush)  # type: ignore[method-assign]
         self.jetstream: JetStreamContext = client.jetstream(timeout=5.0)
         self.instance = uuid4().hex[:12]
         self.reconnected: list[Callable[[], None]] = []
@@ -455,9 +457,14 @@ class NatsKeyValue:
     async def watch(self) -> AsyncIterator[tuple[str, bytes | None] | None]:
         """See `KeyValue.watch`."""
         watcher = await (await self._open()).watchall()
+        whole = False
         try:
             async for entry in watcher:
-                yield None if entry is None else (entry.key, entry.value if entry.operation is None else None)
+                if entry is not None:
+                    yield entry.key, entry.value if entry.operation is None else None
+                if not whole and (entry.delta == 0 if entry is not None else await _is_empty(watcher)):
+                    whole = True
+                    yield None
         finally:
             with contextlib.suppress(NatsError):
                 await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
@@ -466,6 +473,13 @@ class NatsKeyValue:
         if isinstance(error, APIError) and error.err_code == STREAM_IS_FULL:
             return Overloaded(f"bucket {self._name!r} is full; try again later", retry_after=5.0)
         return Unavailable(f"bucket {self._name!r} cannot be reached: {type(error).__name__}", retry_after=1.0)
+
+
+async def _is_empty(watcher: NatsBucket.KeyWatcher) -> bool:
+    """Whether nothing was there to be told; the client also says so where what it was sent has not been read yet."""
+    assert watcher._sub is not None
+    told = await watcher._sub.consumer_info()
+    return not told.num_pending and not told.delivered.consumer_seq
 
 
 class SealedKeyValue(NatsKeyValue):
@@ -549,7 +563,8 @@ async def open_bus(settings: NatsSettings, *, name: str, durability: Durability 
         feeling.cancel()
         calls.bus = None
         with contextlib.suppress(NatsError, TimeoutError):
-            await asyncio.wait_for(client.flush(), CLOSE_SECONDS)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await client.flush()
         with contextlib.suppress(NatsError):
             await broker.stop()
         await _closed(client)
@@ -561,7 +576,8 @@ async def _closed(client: Client) -> None:
     if not client.is_connected:  # there is nobody to whom it could send what it still has
         client._pending, client._pending_data_size = [], 0
     with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):  # the last is uvloop's for a closed one
-        await asyncio.wait_for(client.close(), CLOSE_SECONDS)
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await client.close()
     if looking is not None:
         await ended(looking)
 

@@ -182,7 +182,8 @@ class Puller:
         if self._stopping or self._restarting:
             return False
         try:
-            await asyncio.wait_for(self._arrived.wait(), HEARTBEAT)
+            async with asyncio.timeout(HEARTBEAT):
+                await self._arrived.wait()
         except TimeoutError:
             if time.monotonic() - self._heard > 2 * HEARTBEAT:
                 self.resume()

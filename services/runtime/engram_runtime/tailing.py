@@ -111,7 +111,8 @@ class Tail:
         self._told.clear()
         if not self._arrived:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), HEARTBEAT)
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._told.wait()
         if time.monotonic() - self._heard > 2 * HEARTBEAT:
             self._broken = True
         return self._taken()

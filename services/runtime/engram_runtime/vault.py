@@ -214,7 +214,8 @@ async def open_vault(bus: Bus, settings: EncryptionSettings) -> AsyncIterator[Va
 async def _read(mirror: Mirror[WrappedKey]) -> None:
     while not mirror.complete.is_set():
         try:
-            await asyncio.wait_for(mirror.complete.wait(), WAIT_SECONDS)
+            async with asyncio.timeout(WAIT_SECONDS):
+                await mirror.complete.wait()
         except TimeoutError:
             log.warning("waiting for the data keys; run `engram provision`", extra={"bucket": DATA_KEYS.name})
 

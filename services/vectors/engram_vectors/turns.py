@@ -39,5 +39,6 @@ class Turns:
             await asyncio.sleep(0)
             if not self._quiet.is_set():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._quiet.wait(), self._patience)
+                    async with asyncio.timeout(self._patience):
+                        await self._quiet.wait()
             yield
