@@ -24,11 +24,11 @@ from engram_runtime.bus import Bus, Stored
 
 log = logging.getLogger(__name__)
 
-LINGER_SECONDS, EACH_SECONDS = 0.025, 0.000_2
+LINGER_SECONDS, EACH_SECONDS = 0.025, 0.000_4
 """Batches of events are at least so far apart, and so much is taken over each who listens: writing to all of them takes
 the same small share of any stretch of the door's time, however many they are.
 """
-TURN = 16
+TURN = 8
 """So many listeners are written to in one go."""
 CHUNK_BYTES = 32 * 1024
 TOGETHER = 128
