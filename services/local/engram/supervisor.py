@@ -35,8 +35,10 @@ ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering
 OVERLAPPING = frozenset({"embedder", "embedder-query", "reasoner", "recovery", "api"})
 """These start anew before the old one ends. The others own files, which one process at a time may have open."""
 
-BEHIND = {"reasoner": 5, "graph": 10, "metering": 15}
-"""Who may lag under load gives way to what clients wait for; a model takes longer to answer than any of this."""
+BEHIND = {"embedder": 5, "reasoner": 5, "graph": 10, "metering": 15}
+"""Who may lag under load gives way to what clients wait for: queries are embedded elsewhere, and a model takes longer to
+answer than any of this.
+"""
 
 APART = frozenset({"fastembed", "openai"})
 """Adapters whose queries have a process of their own: no memory that is slow to embed, or kills its worker, holds up a
