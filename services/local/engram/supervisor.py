@@ -36,8 +36,8 @@ OVERLAPPING = frozenset({"embedder", "embedder-query", "reasoner", "recovery", "
 """These start anew before the old one ends. The others own files, which one process at a time may have open."""
 
 BEHIND = {"embedder": 5, "reasoner": 5, "graph": 10, "metering": 15}
-"""Who may lag under load gives way to what clients wait for: queries are embedded elsewhere, and a model takes longer to
-answer than any of this.
+"""Who may lag under load gives way to what clients wait for: queries are embedded elsewhere, and a model takes longer
+to answer than any of this.
 """
 
 APART = frozenset({"fastembed", "openai"})
