@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def heeding(doing: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The same, raising `CancelledError` where its task was cancelled meanwhile and went on all the same.
+    """The same, raising `CancelledError` where its task was cancelled meanwhile, whatever came of it.
 
     Up to Python 3.11, `asyncio.wait_for` forgets a cancellation that comes in the moment in which what it waits for is
     there (CPython issue 86296). Libraries wait with it, and who asks again and again until a deadline would never end.
@@ -20,9 +20,10 @@ def heeding(doing: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine
     async def heeded(*args: P.args, **named: P.kwargs) -> T:
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
-        result = await doing(*args, **named)
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError
-        return result
+        try:
+            return await doing(*args, **named)
+        finally:
+            if task and task.cancelling() > before:
+                raise asyncio.CancelledError
 
     return heeded
