@@ -21,12 +21,12 @@ BREADTH, DEPTH = 6, 2
 
 def remembered(data: dict[str, Any]) -> None:
     """A memory that was accepted."""
-    console.print(f"[green]kept[/] {data['id']}  [dim]job {data['job']}[/]")
+    console.print(f"[green]kept[/] {data['id']}  [dim]job {data['job']}[/]", soft_wrap=True)
 
 
 def judged(data: dict[str, Any]) -> None:
     """A verdict that was accepted."""
-    console.print(f"[green]counted[/] {data['id']}  [dim]job {data['job']}[/]")
+    console.print(f"[green]counted[/] {data['id']}  [dim]job {data['job']}[/]", soft_wrap=True)
 
 
 def recollection(answer: dict[str, Any]) -> None:
