@@ -61,7 +61,7 @@ class Listener(asyncio.Protocol):
             f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n"
         )
         head = f"GET {path} HTTP/1.1\r\nHost: door\r\nAuthorization: Bearer {self._key}\r\n"
-        transport.write((head + (upgrade if self.kind == "ws" else "") + "\r\n").encode())
+        self._transport.write((head + (upgrade if self.kind == "ws" else "") + "\r\n").encode())
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None

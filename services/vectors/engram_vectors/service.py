@@ -29,7 +29,7 @@ from engram_vectors.recalling import Recaller
 from engram_vectors.recent import Recent
 from engram_vectors.settings import Settings
 from engram_vectors.speakers import Speakers
-from engram_vectors.turns import Turns
+from engram_vectors.turns import MANY, Turns
 
 ANSWERS_REMEMBERED = 500
 
@@ -50,7 +50,7 @@ async def open_service(settings: Settings, bus: Bus) -> AsyncIterator[Service]:
         recaller = Recaller(
             index, bus, weights=how.weights, candidates=how.candidates, speakers=speakers, tenant=tenants.get
         )
-        turns = Turns(writers=1 if settings.adapter == "edge" else len(how.partitions))
+        turns = Turns() if settings.adapter == "edge" else Turns(writers=len(how.partitions), few=MANY)
         recent = Recent(ANSWERS_REMEMBERED if settings.adapter == "edge" and not how.graph_weight else 0)
         handlers = Mender(index, positions, recaller, bus, turns=turns, recent=recent, accesses=accesses)
         yield Service(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
-from engram_vectors.turns import Turns
+from engram_vectors.turns import BUSY_SECONDS, MANY, Turns
 
 
 async def test_writers_take_turns() -> None:
@@ -58,3 +58,21 @@ async def test_without_recalls_nobody_waits() -> None:
 
     async with asyncio.timeout(5), turns.write():
         pass
+
+
+async def test_little_is_written_in_one_go_while_people_recall() -> None:
+    now = 0.0
+    turns, slices = Turns(patience=0.01, few=3, clock=lambda: now), []
+
+    async def write() -> None:
+        async with turns.write() as most:
+            slices.append(most)
+
+    await write()
+    with turns.recall():
+        await write()
+    await write()
+    now = 2 * BUSY_SECONDS
+    await write()
+
+    assert slices == [MANY, 3, 3, MANY]
