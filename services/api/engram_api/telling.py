@@ -55,7 +55,7 @@ class Pieces:
 
     def through(self, thinking: Thinking) -> bool:
         """Whether all pieces of an answer were taken, or those of a later try."""
-        return (self._stream, self._next) >= (thinking.stream, thinking.pieces)
+        return not thinking.pieces or (self._stream, self._next) >= (thinking.stream, thinking.pieces)
 
     def fail(self, progress: Progress) -> list[Frame]:
         """What to tell of a try that failed."""

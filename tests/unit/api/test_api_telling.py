@@ -60,6 +60,7 @@ def test_an_answer_is_through_when_all_it_was_said_in_was_taken() -> None:
 
     assert told == [False, False, False, False, False, True]
     assert Pieces().through(Thinking(thought=THOUGHT))
+    assert Pieces().through(Thinking(thought=THOUGHT, stream="b")), "what was not said at all is not waited for"
 
 
 def test_a_try_that_failed_is_told_once_and_says_no_more() -> None:
