@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from engram_contracts.auditing import DropStray, Mend, MendIndexed, MendMetered, MendRecorded
+from engram_contracts.auditing import DropStray, ListApplied, Mend, MendIndexed, MendMetered, MendRecorded
 from engram_contracts.errors import Rejected
 from engram_contracts.facts import Accessed, Chunk, Embedding, SparseVector
-from engram_contracts.ids import new_id
+from engram_contracts.ids import new_id, partition_of
 from engram_contracts.memory import Memory
 from engram_contracts.questions import FindIndexed
 from engram_contracts.topology import log_subject
@@ -253,11 +253,7 @@ def test_a_rebuild_that_was_killed_is_finished_by_the_next(system: System, store
 
 async def test_a_log_that_was_lost_is_told_of_and_goes_on_behind_the_stores(system: System) -> None:
     (old,) = remember(system, "Before the log was lost.")
-    engram(system, "verify")  # which waits for the ledger
-    async with open_bus(system.nats, name="test") as bus:
-        for stream in ("ENGRAM_LOG", "ENGRAM_USAGE"):
-            await bus.jetstream.delete_stream(stream)
-    engram(system, "provision")
+    await lose_the_log(system)
     waited = call(system, "POST", "/v1/memories", {"content": "While the log was lost."})
     until(lambda: "engram rebuild log" in readiness(system))
 
@@ -270,6 +266,41 @@ async def test_a_log_that_was_lost_is_told_of_and_goes_on_behind_the_stores(syst
     assert (code, [each["rebuilt"] for each in told]) == (0, [True, True])
     assert (verified, differences(report)) == (0, [])
     assert call(system, "GET", f"/v1/memories/{new}")["content"] == "After the log was lost."
+
+
+async def test_what_the_log_and_the_ledger_lost_is_charged_as_the_record_tells_it(system: System) -> None:
+    (name,) = remember(system, "Kept by the record and the index.")
+    call(system, "PATCH", f"/v1/memories/{name}?wait=done", {"content": "Kept by the record and the index alone."})
+    page = await ask(system, ListApplied(partition=partition_of("default"), tenant="default"))
+    commands = tuple(each.command for each in page.applied if each.memory_id == name)
+    await lose_the_log(system)
+    before = call(system, "GET", "/v1/usage")["totals"]
+    engram(system, "rebuild", "log")
+    await ask(system, MendMetered(tenant="default", mends=(Mend(memory_id=name, commands=commands),), cut=2**60))
+    lost = call(system, "GET", "/v1/usage")["totals"]
+
+    code, report = engram(system, "verify")
+    mended_code, mended = engram(system, "verify", "--repair")
+    after = call(system, "GET", "/v1/usage")["totals"]
+
+    assert len(commands) == 2
+    assert {meter: before[meter] - lost[meter] for meter in OF_MEMORIES} == {"memories_created": 1, "storage_bytes": 39}
+    assert (code, differences(report)) == (1, [("ledger", "missing", name)])
+    assert (mended_code, mended["mended"], mended["failed"]) == (0, 1, [])
+    assert [after[meter] for meter in OF_MEMORIES] == [before[meter] for meter in OF_MEMORIES]
+    assert after["embedding_tokens"] > lost["embedding_tokens"]
+
+
+OF_MEMORIES = ("memories_created", "storage_bytes")
+
+
+async def lose_the_log(system: System) -> None:
+    """Take the log away, once all have followed it to its end."""
+    engram(system, "verify")  # which waits for the ledger
+    async with open_bus(system.nats, name="test") as bus:
+        for stream in ("ENGRAM_LOG", "ENGRAM_USAGE"):
+            await bus.jetstream.delete_stream(stream)
+    engram(system, "provision")
 
 
 def readiness(system: System) -> str:

@@ -38,6 +38,7 @@ class Mix:
 
     writes: float = 50.0
     recalls: float = 10.0
+    thinks: float = 0.0
     bulk: float = 0.02
     revise: float = 0.06
     forget: float = 0.03
@@ -62,6 +63,8 @@ class Traffic:
         self._going = True
         self._number = 0
         self.attempts = Attempts()
+        self.jobs: list[tuple[str, str]] = []
+        """Tenant and job of each question that was accepted; nobody waits for its answer."""
         self.given_up = 0
         self.degraded = 0
         self.early = 0
@@ -75,14 +78,15 @@ class Traffic:
         connector = aiohttp.TCPConnector(limit=0, force_close=False)
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:
-            writers = asyncio.create_task(self._paced(self._mix.writes, self._write))
-            readers = asyncio.create_task(self._paced(self._mix.recalls, self._recall))
+            mix = self._mix
+            rates = ((mix.writes, self._write), (mix.recalls, self._recall), (mix.thinks, self._think))
+            clients = [asyncio.create_task(self._paced(rate, act)) for rate, act in rates]
             try:
                 yield self
             finally:
-                writers.cancel()
-                readers.cancel()
-                await asyncio.gather(writers, readers, return_exceptions=True)
+                for client in clients:
+                    client.cancel()
+                await asyncio.gather(*clients, return_exceptions=True)
                 await self._settle()
 
     async def written(self, count: int, *, seconds: float) -> None:
@@ -206,6 +210,14 @@ class Traffic:
         foreign = [hit for hit in data["hits"] if f" of {tenant}:" not in hit["memory"]["content"]]
         if foreign:
             self.wrong.append(f"recall of {tenant} brought {foreign[:1]}")
+
+    async def _think(self, number: int) -> None:
+        tenant = self._chance.choice(list(self._keys))
+        body = {"question": f"What of the {self._chance.choice(WORDS)}, number {number}?"}
+        headers = {"Prefer": "respond-async", "Idempotency-Key": self._key(number)}
+        data = await self._until_accepted("think", tenant, "POST", "/v1/think", body, headers)
+        if data is not None:
+            self.jobs.append((tenant, data["job"]))
 
     async def _until_accepted(
         self, kind: str, tenant: str, method: str, path: str, body: Any, headers: dict[str, str]

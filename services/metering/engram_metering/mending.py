@@ -15,14 +15,17 @@ from engram_contracts.auditing import (
     LedgerPositions,
     ListCharged,
     ListMetered,
+    Mend,
     Mended,
     MendMetered,
     Positions,
 )
 from engram_contracts.erasing import Erased, EraseMetered
+from engram_contracts.facts import Remembered
 from engram_contracts.ids import PARTITIONS, derived_id
 from engram_metering import intake
 from engram_metering.handlers import Handlers
+from engram_metering.intake import CountedRemembered
 from engram_metering.ledger_duckdb import DuckLedger
 from engram_metering.tally import FACT_METERS, uuid_of
 from engram_metering.trail import Trail
@@ -98,12 +101,30 @@ class Mender(Handlers):
         return Erased(removed={name: number for name, number in removed.items() if number})
 
     async def mend(self, question: MendMetered) -> Mended:
-        """Take back what was charged for the memories, and charge their facts anew."""
+        """Take back what was charged for the memories, and charge their facts anew.
+
+        One whose facts the log has lost is charged as if it had been remembered as it is now, when it was.
+        """
         async with self._one_at_a_time:
             position = await self.log_position()
             facts = await facts_of(self._bus, question, intake.FACTS, position=position, name=uuid_of)
+            facts += [told for mend in question.mends if (told := _told_by_record(question.tenant, mend))]
             await self._duck.post_anew(facts, _removals(question, facts))
         return Mended(applied=len(facts))
+
+
+def _told_by_record(tenant: str, mend: Mend) -> Delivery[CountedRemembered] | None:
+    """What the record tells of a memory, as the fact that is not there any more."""
+    if mend.memory is None or mend.embedding is None:
+        return None
+    at = mend.memory.created_at
+    fact = CountedRemembered(
+        command=mend.command, accepted_at=at, at=at,
+        memory={"id": mend.memory.id, "content": mend.memory.content}, embedding={"tokens": mend.embedding.tokens},
+    )  # fmt: skip
+    return Delivery(
+        tenant=tenant, event=Remembered.event, message=fact, sequence=mend.sequence, at=at, correlation=None
+    )
 
 
 def _removals(question: MendMetered, facts: Sequence[Delivery[Any]]) -> list[tuple[str, list[object]]]:

@@ -239,11 +239,10 @@ class Balance:
         row = self._database.execute(query, (tenant, memory_id)).fetchone()
         return (row[0], datetime.fromisoformat(row[1]), row[2]) if row else (0, None, 0)
 
-    def last_job(self, tenant: str, memory_id: str) -> tuple[str, int]:
-        """The last command that took effect on a memory, and where on the log that was."""
-        query = "SELECT command, sequence FROM jobs WHERE tenant = ? AND id = ? ORDER BY sequence DESC LIMIT 1"
-        row = self._database.execute(query, (tenant, memory_id)).fetchone()
-        return (row[0], row[1]) if row else ("", 0)
+    def jobs(self, tenant: str, memory_id: str) -> list[tuple[str, int]]:
+        """The commands that took effect on a memory, in order, and where on the log that was."""
+        query = "SELECT command, sequence FROM jobs WHERE tenant = ? AND id = ? ORDER BY sequence"
+        return self._database.execute(query, (tenant, memory_id)).fetchall()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Live memories by tenant, as they should be and in each store."""

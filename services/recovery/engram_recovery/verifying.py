@@ -263,19 +263,28 @@ class Verifier:
         sequences = balance.sequences(tenant, name, EVENTS[store])
         if difference.source != "record":
             return _from_log(balance, difference, sequences)
-        if store != "index":
+        if store == "record":
             raise NotFound("its facts are not on the log any more")
-        return await self._from_record(balance, tenant, name)
+        return await self._from_record(balance, difference)
 
-    async def _from_record(self, balance: Balance, tenant: str, name: str) -> Mend:
-        """A memory whose facts are gone: its text is in the record, and is embedded again."""
+    async def _from_record(self, balance: Balance, difference: Difference) -> Mend:
+        """A memory whose facts are gone: its text is in the record, and is embedded again.
+
+        The ledger charges it in the name of the first command that took effect on it, the index keeps the last one.
+        """
+        tenant, name = difference.tenant, difference.id
         memory = await self._bus.ask(GetMemory(tenant=tenant, memory_id=name), within=ANSWER_SECONDS)
         asked = EmbedDocument(
             text=memory.content, speaker=memory.speaker, occurred_at=memory.occurred_at, tenant=tenant
         )
         embedding = await self._bus.ask(asked, within=ANSWER_SECONDS)
-        command, sequence = balance.last_job(tenant, name)
-        return Mend(memory_id=name, memory=memory, embedding=embedding, command=command, sequence=sequence)
+        jobs = balance.jobs(tenant, name)
+        command, sequence = jobs[0 if difference.store == "ledger" else -1]
+        return Mend(
+            memory_id=difference.uid if difference.store == "ledger" else name,
+            memory=memory, embedding=embedding, command=command, sequence=sequence,
+            commands=tuple(job for job, _ in jobs),
+        )  # fmt: skip
 
 
 def _from_log(balance: Balance, difference: Difference, sequences: tuple[int, ...]) -> Mend:
