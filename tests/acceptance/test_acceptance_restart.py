@@ -31,10 +31,18 @@ async def test_every_process_is_replaced_and_no_request_fails(tmp_path: Path) ->
             stop.set()
             await asyncio.gather(*clients)
         after = system.pids
+        niceness = {name: of_threads(after[name]) for name in ("graph", "metering", "vectors")}
 
     assert code == 0, told
     assert set(answers) == {"POST /v1/memories 202", "POST /v1/recall 200", "GET /v1/memories 200"}, answers
     assert all(after[name] != process for name, process in before.items())
+    assert niceness == {"graph": {10}, "metering": {15}, "vectors": {0}}
+
+
+def of_threads(process: int) -> set[int]:
+    """The niceness of its threads."""
+    stats = [file.read_text() for file in Path(f"/proc/{process}/task").glob("*/stat")]
+    return {int(stat.rpartition(")")[2].split()[16]) for stat in stats}
 
 
 async def test_where_nothing_runs_restart_says_so(tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ async def test_an_answer_comes_piece_by_piece(behind: DoorUnderTest, model: Fake
 
 
 async def test_who_leaves_is_noticed_behind_the_proxy(behind: DoorUnderTest) -> None:
+    assert await holds(lambda: gone(behind)), "somebody is left of what came before"
+
     async with subscribed(behind), opened(behind.session, "GET", f"{behind.url}/v1/events", key=behind.key) as answer:
         await anext(aiter(events(answer)))
         assert await open_connections(behind, "ws") == await open_connections(behind, "sse") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 SETTLED = 5.0
 LONGEST_BACKOFF = 5.0
+LOOK_SECONDS = 0.005
 LOG_BYTES = 20 * 1024 * 1024
 PR_SET_PDEATHSIG = 1
 
@@ -25,14 +27,14 @@ Body = Callable[[], None]
 class Child:
     """One process that is to run: what it does, and how it has fared.
 
-    `nice` lowers its share of the processor. `starts` counts how often it was started; one that dies within
-    `SETTLED` seconds is started again after a pause that doubles, up to `longest`.
+    `load` is what it can do before the one whose place it takes has ended. `starts` counts how often it was started;
+    one that dies within `SETTLED` seconds is started again after a pause that doubles, up to `longest`.
     """
 
     name: str
     body: Body
     log: Path
-    nice: int = 0
+    load: Body = lambda: None
     longest: float = LONGEST_BACKOFF
     pid: int | None = None
     starts: int = 0
@@ -40,24 +42,29 @@ class Child:
     started: float = 0.0
     due: float = field(default=0.0)
 
-    def start(self) -> None:
-        """Fork it. The parent must have a single thread."""
+    def start(self, *, after: int | None = None) -> None:
+        """Fork it. The parent must have a single thread.
+
+        Where it takes the place of another process (`after`), it ends that one when all is loaded, and then begins.
+        """
         self.starts += 1
         self.started = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            self._become()
+            self._become(after)
         self.pid = pid
 
-    def _become(self) -> None:
+    def _become(self, after: int | None) -> None:
         """The child's side: ends in `os._exit`, whatever happens."""
         code = 70
         try:
             os.setpgid(0, 0)  # Ctrl-C in a terminal tells the supervisor alone, which drains in order
             end_with_parent()
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            os.nice(self.nice)
             redirect(self.log)
+            self.load()
+            if after is not None:
+                _end(after)
             self.body()
             code = 0
         except SystemExit as error:
@@ -76,10 +83,25 @@ class Child:
         self.backoff = 0.0 if lived > SETTLED else min(max(0.1, 2 * self.backoff), self.longest)
         self.due = time.monotonic() + self.backoff
 
+    def ended(self) -> bool:
+        """Whether it does not run; from then on it has no id."""
+        if self.pid is not None and os.waitpid(self.pid, os.WNOHANG)[0]:
+            self.pid = None
+        return self.pid is None
+
     def tell(self, number: signal.Signals) -> None:
         """Send it a signal, if it runs."""
         if self.pid is not None:
             os.kill(self.pid, number)
+
+
+def _end(pid: int) -> None:
+    """Tell a process to end, and wait until it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        while True:
+            os.kill(pid, 0)
+            time.sleep(LOOK_SECONDS)
 
 
 def end_with_parent() -> None:

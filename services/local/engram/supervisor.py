@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +34,7 @@ ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering
 """Start order of the services; they stop the other way round."""
 
 OVERLAPPING = frozenset({"embedder", "embedder-query", "reasoner", "recovery", "api"})
-"""These start anew before the old one ends. The others own files, which one process at a time may have open."""
+"""These are ready anew before the old one ends. The others own files, which one process at a time may have open."""
 
 BEHIND = {"embedder": 5, "reasoner": 5, "graph": 10, "metering": 15}
 """Who may lag under load gives way to what clients wait for: queries are embedded elsewhere, and a model takes longer
@@ -56,8 +57,8 @@ MOST_STARTS = 5
 """So often a process may be started before the system is ready."""
 RESTART_SECONDS = 60.0
 """So long a process may take to be ready again."""
-KILL_SECONDS = 25.0
-"""So long a process may take to end when another one takes its place."""
+KILL_SECONDS = 35.0
+"""So long it may take until a process has ended whose place another one takes."""
 DRAIN_SECONDS = (16.0, 26.0, 29.0)
 """By when doors, workers and broker must have ended, counted from the signal; then they are killed."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (addresses to listen on, and where to reach them)
@@ -119,7 +120,7 @@ class Supervisor:
         self._flags["serve"]["socket"] = self._socket.fileno()
         for name in ORDER:
             if name != "embedder-query" or self._settings.embedder.adapter in APART:
-                self._begin(Child(name, self._service(name), self._log(name), BEHIND.get(name, 0)))
+                self._begin(Child(name, self._service(name), self._log(name), load=partial(_load, name)))
         self._record()
 
     def _start_broker(self) -> None:
@@ -149,7 +150,7 @@ class Supervisor:
         """Wait until the broker listens; it ends at once where another program was quicker to take the port."""
         deadline = time.monotonic() + BROKER_SECONDS
         while self._told is None and time.monotonic() < deadline and not broker.answers(folder, port):
-            if os.waitpid(child.pid or 0, os.WNOHANG)[0]:
+            if child.ended():
                 return False
             self._watch(0.01)
         return True
@@ -176,7 +177,8 @@ class Supervisor:
     def _service(self, name: str) -> Callable[[], None]:
         service, _, role = name.partition("-")
         split = self._settings.embedder.adapter in APART and service == "embedder"
-        own = {**self._flags, "host": {**self._flags.get("host", {}), "ready_file": str(self._ready_file(name))}}
+        hosting = {"ready_file": str(self._ready_file(name)), "nice": BEHIND.get(service, 0)}
+        own = {**self._flags, "host": {**self._flags.get("host", {}), **hosting}}
         if split:
             own["embedder"] = {**own.get("embedder", {}), "role": role or "work"}
 
@@ -234,46 +236,36 @@ class Supervisor:
             self._tell("everything is started anew")
 
     def _restart(self, child: Child) -> bool:
-        """Whether a new process of it is ready."""
-        if child.name in OVERLAPPING:
-            return self._hand_over(child)
-        old = child.pid
-        child.tell(signal.SIGTERM)
-        child.started = 0.0  # it ends because it is told to: no pause before it starts again
-        began = time.monotonic()
-        while self._told is None and (child.pid in (old, None) or not self._is_ready(child)):
-            if time.monotonic() - began > RESTART_SECONDS:
+        """Whether a new process of it is ready. One that owns files is ended by the new one, once that has loaded."""
+        overlapping = child.name in OVERLAPPING
+        new = Child(child.name, child.body, child.log, child.load, child.longest)
+        new.start(after=None if overlapping else child.pid)
+        if overlapping:
+            if not self._comes_to_be_ready(new):
+                _end([new], time.monotonic() + 1.0)
                 return False
-            if child.pid == old and time.monotonic() - began > KILL_SECONDS:
-                child.tell(signal.SIGKILL)
-            self._watch(0.02)
-        return True
-
-    def _hand_over(self, child: Child) -> bool:
-        """Start a new process beside the old one, and end that once the new one is ready."""
-        new = Child(child.name, child.body, child.log, child.nice)
-        new.start()
-        began = time.monotonic()
-        while self._told is None and not self._is_ready(new):
-            gone = os.waitpid(new.pid or 0, os.WNOHANG)[0]
-            if gone or time.monotonic() - began > RESTART_SECONDS:
-                if not gone:
-                    _end([new], time.monotonic() + 1.0)
-                return False
-            self._watch(0.02)
-        if self._told is not None:
-            _end([new], time.monotonic() + 1.0)
-            return False
+            child.tell(signal.SIGTERM)
         self._children[self._children.index(child)] = new
         self._record()
         self._leave(child)
-        return True
+        return overlapping or self._comes_to_be_ready(new)
+
+    def _comes_to_be_ready(self, child: Child) -> bool:
+        """Whether it does its work before long, and nobody tells all to stop."""
+        deadline = time.monotonic() + RESTART_SECONDS
+        while self._told is None and not self._is_ready(child):
+            if time.monotonic() > deadline or (child not in self._children and child.ended()):
+                return False
+            self._watch(0.02)
+        return self._told is None
 
     def _leave(self, child: Child) -> None:
-        """End a process that has been replaced."""
-        child.tell(signal.SIGTERM)
+        """Wait until a process that is being replaced has ended; when all are to stop, it is one of them."""
         deadline = time.monotonic() + KILL_SECONDS
-        while child.pid and os.waitpid(child.pid, os.WNOHANG)[0] == 0:
+        while not child.ended():
+            if self._told is not None:
+                self._children.append(child)
+                return
             if time.monotonic() > deadline:
                 child.tell(signal.SIGKILL)
             self._watch(0.02)
@@ -407,7 +399,7 @@ def _end(children: Sequence[Child], deadline: float) -> None:
     for child in left:
         child.tell(signal.SIGTERM)
     while left:
-        left = [child for child in left if os.waitpid(child.pid or 0, os.WNOHANG)[0] == 0]
+        left = [child for child in left if not child.ended()]
         if time.monotonic() > deadline:
             for child in left:
                 child.tell(signal.SIGKILL)
@@ -432,6 +424,12 @@ def _preload() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
+
+
+def _load(name: str) -> None:
+    """Import what a service runs."""
+    importlib.import_module("engram_runtime.host")
+    _parts(name.partition("-")[0])
 
 
 def _lock(file: Path) -> IO[str]:

@@ -110,6 +110,7 @@ async def _serve(
         log.info("ready", extra={"instance": bus.instance})
         _tell_ready(settings.host.ready_file)
         ready.set()
+        _give_way(settings.host.nice)
         beating = asyncio.create_task(_show_life(settings.host.ready_file))
         await told.wait()
         beating.cancel()
@@ -160,6 +161,12 @@ def _tell_ready(file: Path | None) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(str(os.getpid()))
+
+
+def _give_way(nice: int) -> None:
+    """Lower the share of the processor of every thread there is, and of those that these begin."""
+    if nice:
+        os.setpriority(os.PRIO_PGRP, 0, nice)
 
 
 async def _show_life(file: Path | None) -> None:

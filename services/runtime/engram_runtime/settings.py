@@ -40,13 +40,15 @@ class NatsSettings(Section):
 class HostSettings(Section):
     """How a process runs: its health page's port (0 picks a free one) and how long it may take to stop.
 
-    Into `ready_file` it writes its process id once it does its work, and touches it every second from then on.
+    Into `ready_file` it writes its process id once it does its work, and touches it every second from then on. From
+    then on, too, it gives way to others by `nice`: its start is what somebody may be waiting for.
     """
 
     health_host: str = "127.0.0.1"
     health_port: int = 0
     drain_seconds: float = 20.0
     ready_file: Path | None = None
+    nice: int = Field(default=0, ge=0, le=19)
     hang_seconds: float = Field(default=120.0, gt=0)
 
 

@@ -109,6 +109,24 @@ def test_a_program_takes_the_childs_place_and_hears_signals_that_the_parent_bloc
     assert out == str(-signal.SIGTERM)
 
 
+def test_who_takes_the_place_of_another_has_loaded_before_that_one_ends(tmp_path):
+    out = run(
+        tmp_path,
+        "told = Path(log).parent / 'told'\n"
+        "def note(word):\n    with told.open('a') as file: file.write(word + ' ')\n"
+        "def leave(*_): note('ends'); time.sleep(0.2); note('ended'); os._exit(0)\n"
+        "def serve(): signal.signal(signal.SIGTERM, leave); note('serves'); time.sleep(30)\n"
+        "def load(): time.sleep(0.2); note('loaded')\n"
+        "old = Child('test', serve, log); old.start()\n"
+        "while not told.exists(): time.sleep(0.01)\n"
+        "new = Child('test', lambda: note('begins'), log, load); new.start(after=old.pid)\n"
+        "while not old.ended(): time.sleep(0.01)\n"
+        "ended(new); print(told.read_text())",
+    )
+
+    assert out.split() == ["serves", "loaded", "ends", "ended", "begins"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 def test_a_child_does_not_outlive_a_parent_that_was_killed(tmp_path):
     child = int(
