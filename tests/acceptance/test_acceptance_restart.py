@@ -36,7 +36,7 @@ async def test_every_process_is_replaced_and_no_request_fails(tmp_path: Path) ->
     assert code == 0, told
     assert set(answers) == {"POST /v1/memories 202", "POST /v1/recall 200", "GET /v1/memories 200"}, answers
     assert all(after[name] != process for name, process in before.items())
-    assert niceness == {"graph": {10}, "metering": {15}, "vectors": {0}}
+    assert niceness == {"graph": {5}, "metering": {10}, "vectors": {0}}
 
 
 def of_threads(process: int) -> set[int]:

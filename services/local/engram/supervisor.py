@@ -36,7 +36,7 @@ ORDER = ("embedder", "embedder-query", "vectors", "graph", "reasoner", "metering
 OVERLAPPING = frozenset({"embedder", "embedder-query", "reasoner", "recovery", "api"})
 """These are ready anew before the old one ends. The others own files, which one process at a time may have open."""
 
-BEHIND = {"embedder": 5, "reasoner": 5, "graph": 10, "metering": 15}
+BEHIND = {"embedder": 5, "reasoner": 5, "graph": 5, "metering": 10}
 """Who may lag under load gives way to what clients wait for: queries are embedded elsewhere, and a model takes longer
 to answer than any of this.
 """

@@ -113,6 +113,7 @@ async def _serve(
         _give_way(settings.host.nice)
         beating = asyncio.create_task(_show_life(settings.host.ready_file))
         await told.wait()
+        _give_way(0)
         beating.cancel()
         log.info("draining")
 
@@ -164,9 +165,10 @@ def _tell_ready(file: Path | None) -> None:
 
 
 def _give_way(nice: int) -> None:
-    """Lower the share of the processor of every thread there is, and of those that these begin."""
-    if nice:
-        os.setpriority(os.PRIO_PGRP, 0, nice)
+    """Set the niceness of every thread there is, and of those that these begin. It cannot be taken back everywhere."""
+    with contextlib.suppress(PermissionError):
+        if os.getpriority(os.PRIO_PROCESS, 0) != nice:
+            os.setpriority(os.PRIO_PGRP, 0, nice)
 
 
 async def _show_life(file: Path | None) -> None:

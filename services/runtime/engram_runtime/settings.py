@@ -41,7 +41,8 @@ class HostSettings(Section):
     """How a process runs: its health page's port (0 picks a free one) and how long it may take to stop.
 
     Into `ready_file` it writes its process id once it does its work, and touches it every second from then on. From
-    then on, too, it gives way to others by `nice`: its start is what somebody may be waiting for.
+    then on, too, it gives way to others by `nice`: somebody may be waiting for its start, and, where the system lets it
+    be lifted again, for its end.
     """
 
     health_host: str = "127.0.0.1"
