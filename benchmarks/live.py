@@ -1,6 +1,6 @@
 """What listeners cost who remembers and recalls: 500 open connections on the same door, on another one, and none.
 
-`python -m benchmarks.live` (about two minutes). The listeners live in a process of their own; half of them are
+`python -m benchmarks.live` (about five minutes). The listeners live in a process of their own; half of them are
 WebSockets, half event streams, and one in ten never reads. They take turns between the door that is asked and a second
 one, where the machine has the same to do. Figures go to standard output as JSON.
 """
@@ -36,7 +36,7 @@ from support.system import System, embedded_system
 LISTENERS, DEAF = 500, 50
 PER_SECOND = 20.0
 WINDOW = 5.0
-WINDOWS = 5
+WINDOWS = 12
 PLACES = ("none", "on another", "on the same")
 """Where the listeners are, in turn."""
 LARGE = "y" * 9_000

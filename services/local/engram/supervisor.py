@@ -15,8 +15,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -120,7 +119,7 @@ class Supervisor:
         self._flags["serve"]["socket"] = self._socket.fileno()
         for name in ORDER:
             if name != "embedder-query" or self._settings.embedder.adapter in APART:
-                self._begin(Child(name, self._service(name), self._log(name), load=partial(_load, name)))
+                self._begin(self._service(name))
         self._record()
 
     def _start_broker(self) -> None:
@@ -174,7 +173,8 @@ class Supervisor:
         elif code := os.waitstatus_to_exitcode(status):
             raise Unavailable(f"provisioning failed with {code}: {last_words(child.log)}; see {child.log}")
 
-    def _service(self, name: str) -> Callable[[], None]:
+    def _service(self, name: str) -> Child:
+        """A process of a service, not started yet."""
         service, _, role = name.partition("-")
         split = self._settings.embedder.adapter in APART and service == "embedder"
         hosting = {"ready_file": str(self._ready_file(name)), "nice": BEHIND.get(service, 0)}
@@ -182,17 +182,22 @@ class Supervisor:
         if split:
             own["embedder"] = {**own.get("embedder", {}), "role": role or "work"}
 
-        near = service == "vectors" and self._settings.embedder.adapter == "static"
+        near = ["embedder"] if service == "vectors" and self._settings.embedder.adapter == "static" else []
         queries = {**self._flags, "embedder": {**self._flags.get("embedder", {}), "role": "query"}}
+
+        def load() -> None:
+            importlib.import_module("engram_runtime.host")
+            for each in (service, *near):
+                _parts(each)
 
         def body() -> None:
             if service != "api" and self._socket is not None:
                 self._socket.close()
             host = importlib.import_module("engram_runtime.host")
-            beside = [host.Beside(*_parts("embedder"), queries)] if near else []
+            beside = [host.Beside(*_parts(each), queries) for each in near]
             host.run(service, *_parts(service), own, beside)
 
-        return body
+        return Child(name, body, self._log(name), load)
 
     def _begin(self, child: Child) -> None:
         child.start()
@@ -424,12 +429,6 @@ def _preload() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-
-
-def _load(name: str) -> None:
-    """Import what a service runs."""
-    importlib.import_module("engram_runtime.host")
-    _parts(name.partition("-")[0])
 
 
 def _lock(file: Path) -> IO[str]:
