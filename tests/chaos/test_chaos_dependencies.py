@@ -142,7 +142,7 @@ async def test_model_misbehaves(case: Case, tmp_path: Path) -> None:
             async with traffic.flowing():
                 await traffic.written(25, seconds=30)
                 with calm.span():
-                    await asyncio.sleep(limited / 2)
+                    await asyncio.sleep(limited)
                 for _ in range(rounds):
                     told, asked = len(model.calls), len(traffic.jobs)
                     with ill.span():
@@ -152,9 +152,11 @@ async def test_model_misbehaves(case: Case, tmp_path: Path) -> None:
                         model.default = Reply()
                         model.then(*(Reply(ill=each) for each in ILLS))
                         await until_jobs_end(system.url, keys, traffic.jobs[-1:], seconds=90.0)
-                    calls, jobs = calls + len(model.calls) - told, jobs + len(traffic.jobs) - asked
+                    these = traffic.jobs[asked:]
+                    await until_jobs_end(system.url, keys, these, seconds=90.0)
+                    calls, jobs = calls + len(model.calls) - told, jobs + len(these)
                     with calm.span():
-                        await asyncio.sleep(limited / 2)
+                        await asyncio.sleep(limited)
             left = await until_jobs_end(system.url, keys, traffic.jobs, seconds=90.0)
             await until_drained(system.nats, within=DRAIN_SECONDS)
             dead = await dead_letters(system.nats)
