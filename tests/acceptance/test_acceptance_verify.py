@@ -291,6 +291,25 @@ async def test_what_the_log_and_the_ledger_lost_is_charged_as_the_record_tells_i
     assert after["embedding_tokens"] > lost["embedding_tokens"]
 
 
+async def test_what_the_ledger_alone_still_knows_is_taken_back(system: System) -> None:
+    engram(system, "verify")  # which waits for the ledger
+    before = call(system, "GET", "/v1/usage")["totals"]
+    (name,) = remember(system, "Nobody but the ledger will know of this.")
+    await lose_the_log(system)
+    engram(system, "rebuild", "log")
+    for kind in (MendRecorded, MendIndexed):
+        await ask(system, kind(tenant="default", mends=(Mend(memory_id=name),), cut=2**60))
+
+    code, report = engram(system, "verify")
+    mended_code, mended = engram(system, "verify", "--repair")
+    after = call(system, "GET", "/v1/usage")["totals"]
+
+    assert code == 1
+    assert [difference[:2] for difference in differences(report)] == [("ledger", "surplus"), ("ledger", "overpaid")]
+    assert (mended_code, mended["mended"], mended["failed"]) == (0, 2, [])
+    assert [after[meter] for meter in OF_MEMORIES] == [before[meter] for meter in OF_MEMORIES]
+
+
 OF_MEMORIES = ("memories_created", "storage_bytes")
 
 

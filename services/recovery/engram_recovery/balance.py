@@ -6,7 +6,7 @@ SQLite holds what may not fit in memory; of texts it sees digests and sizes alon
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -70,8 +70,8 @@ WHERE e.metered AND (coalesce(c.created, 0), coalesce(c.deleted, 0), coalesce(c.
       <> (e.created, e.deleted, e.size)
 """
 OVERPAID = """
-INSERT OR IGNORE INTO found SELECT 'ledger', c.tenant, c.command, c.command, 'overpaid' FROM charges c
-WHERE c.sequence BETWEEN :first AND :last
+INSERT OR IGNORE INTO found SELECT 'ledger', c.tenant, 'command ' || c.command, c.command, 'overpaid' FROM charges c
+WHERE c.sequence <= passed(c.tenant)
 AND NOT EXISTS (SELECT 1 FROM commands s WHERE s.tenant = c.tenant AND s.command = c.command)
 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.tenant = c.tenant AND j.command = c.command)
 """
@@ -191,17 +191,21 @@ class Balance:
 
     # the balance
 
-    def settle(self, *, first: int, last: int) -> None:
-        """Compare everything, for a log that reaches from one sequence to another."""
+    def settle(self, passed: Callable[[str], int]) -> None:
+        """Compare everything, up to the place on the log that no store will come to again with a tenant's facts.
+
+        What was charged for a command that neither the log nor the record has heard of was lost by both.
+        """
         database = self._database
         database.execute("COMMIT")
+        database.create_function("passed", 1, passed, deterministic=True)
         database.executescript(INDEXES)
         database.executescript(TRUTH)
         for store in STORES:
             database.execute(LACKING, {"store": store})
             database.execute(SURPLUS, {"store": store})
         database.execute(UNPAID)
-        database.execute(OVERPAID, {"first": first, "last": last})
+        database.execute(OVERPAID)
         database.execute(NOT_APPLIED)
         database.execute(SETTLED)
 

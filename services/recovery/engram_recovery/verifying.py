@@ -116,8 +116,7 @@ class Verifier:
         await self._read_stores(balance)
         await self._read_dead(balance)
         await self._read_moved(balance, cuts)
-        whole = [end for end in cuts.values() if end]
-        balance.settle(first=extent.first, last=min(whole, default=0))
+        balance.settle(lambda tenant: max(cuts[partition_of(tenant)], extent.first - 1))
         report = Report(
             cut=cut,
             log=extent,
