@@ -6,7 +6,7 @@ SQLite holds what may not fit in memory; of texts it sees digests and sizes alon
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -71,9 +71,9 @@ WHERE e.metered AND (coalesce(c.created, 0), coalesce(c.deleted, 0), coalesce(c.
 """
 OVERPAID = """
 INSERT OR IGNORE INTO found SELECT 'ledger', c.tenant, 'command ' || c.command, c.command, 'overpaid' FROM charges c
-WHERE c.sequence <= passed(c.tenant)
-AND NOT EXISTS (SELECT 1 FROM commands s WHERE s.tenant = c.tenant AND s.command = c.command)
-AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.tenant = c.tenant AND j.command = c.command)
+WHERE NOT EXISTS (SELECT 1 FROM commands s WHERE s.tenant = c.tenant AND s.command = c.command)
+AND NOT EXISTS (SELECT 1 FROM jobs j LEFT JOIN truth t ON t.tenant = j.tenant AND t.uid = uid_of(j.id)
+                WHERE j.tenant = c.tenant AND j.command = c.command AND t.source IS NOT 'log')
 """
 NOT_APPLIED = """
 INSERT OR IGNORE INTO found SELECT 'record', e.tenant, 'command ' || e.command, coalesce(e.id, e.command),
@@ -191,14 +191,14 @@ class Balance:
 
     # the balance
 
-    def settle(self, passed: Callable[[str], int]) -> None:
-        """Compare everything, up to the place on the log that no store will come to again with a tenant's facts.
+    def settle(self) -> None:
+        """Compare everything.
 
-        What was charged for a command that neither the log nor the record has heard of was lost by both.
+        A command that was charged, and is not on the log, has to be in the record, of a memory that it speaks for.
         """
         database = self._database
         database.execute("COMMIT")
-        database.create_function("passed", 1, passed, deterministic=True)
+        database.create_function("uid_of", 1, lambda name: name and uid_of(name), deterministic=True)
         database.executescript(INDEXES)
         database.executescript(TRUTH)
         for store in STORES:

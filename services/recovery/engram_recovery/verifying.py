@@ -116,7 +116,7 @@ class Verifier:
         await self._read_stores(balance)
         await self._read_dead(balance)
         await self._read_moved(balance, cuts)
-        balance.settle(lambda tenant: max(cuts[partition_of(tenant)], extent.first - 1))
+        balance.settle()
         report = Report(
             cut=cut,
             log=extent,
