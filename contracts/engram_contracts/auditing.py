@@ -133,9 +133,8 @@ class Mend(Message):
 
     Where the log no longer holds them, index and ledger take `memory` and `embedding` instead, as of `command` and
     `sequence`. With neither, the memory is taken out. `commands` are those that the ledger charged for it so far,
-    and takes back.
-    `accesses` is how often it was recalled, as the log tells up to the cut, `accessed_at` when last, and
-    `accessed_in` where that stands on the log.
+    and takes back. `accesses` is how often it was recalled, as the log tells up to the cut, `accessed_at` when last,
+    and `accessed_in` where that stands on the log.
     """
 
     memory_id: str

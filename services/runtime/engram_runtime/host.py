@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -110,10 +110,9 @@ async def _serve(
         log.info("ready", extra={"instance": bus.instance})
         _tell_ready(settings.host.ready_file)
         ready.set()
-        _give_way(settings.host.nice)
         beating = asyncio.create_task(_show_life(settings.host.ready_file))
-        await told.wait()
-        _give_way(0)
+        with _giving_way(settings.host.nice):
+            await told.wait()
         beating.cancel()
         log.info("draining")
 
@@ -164,11 +163,17 @@ def _tell_ready(file: Path | None) -> None:
         file.write_text(str(os.getpid()))
 
 
-def _give_way(nice: int) -> None:
-    """Set the niceness of every thread there is, and of those that these begin. It cannot be taken back everywhere."""
-    with contextlib.suppress(PermissionError):
-        if os.getpriority(os.PRIO_PROCESS, 0) != nice:
-            os.setpriority(os.PRIO_PGRP, 0, nice)
+@contextlib.contextmanager
+def _giving_way(nice: int) -> Iterator[None]:
+    """Every thread of the process group, and those that these begin, have a lower share of the processor meanwhile."""
+    if not nice:
+        yield
+        return
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PGRP, 0, before + nice)
+    yield
+    with contextlib.suppress(PermissionError):  # not everybody may have more again
+        os.setpriority(os.PRIO_PGRP, 0, before)
 
 
 async def _show_life(file: Path | None) -> None:
