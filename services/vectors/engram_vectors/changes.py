@@ -1,8 +1,8 @@
 """Facts folded into changes of the index: pure, so that any batch, in any number of repeats, can be tried in a test.
 
 A fact no newer than what the index shows of its memory is a replay after a crash, in which anything written since
-the last flush may be torn. Its vectors are written again under the newer record; the facts that follow in the log
-bring the newer vectors. A newer fact of a command that has taken effect is a repeat and changes nothing.
+the last flush may be torn. The vectors that the record speaks of are written again when the fact that brought them is
+met. A newer fact of a command that has taken effect is a repeat and changes nothing.
 
 What is newer is told by sequences, but for a log that was cut (`engram_runtime.cuts`): where a number is taken for the
 second time, the fact was appended after the index wrote what it shows.
@@ -93,7 +93,7 @@ class Fold:
             entry = self._entry(delivery, fact.memory, fact.embedding.chunks, known)
             self._drafts[head] = Draft(delivery.tenant, entry, fact.embedding.chunks)
         elif known.memory is not None and delivery.sequence == known.born:
-            self._write(delivery.tenant, head, known, fact.embedding)
+            self._write(delivery.tenant, head, known, fact.embedding if _embedded(fact, known) else None)
         return None
 
     def _revise(self, delivery: Delivery[Fact], fact: Revised) -> Outcome:
@@ -110,7 +110,7 @@ class Fold:
         except ValidationError as error:
             return Rejected(f"the changes to memory {fact.memory_id!r} are not valid: {error}")
         if entry is not None:
-            self._write(delivery.tenant, head, entry, fact.embedding)
+            self._write(delivery.tenant, head, entry, fact.embedding if _embedded(fact, entry) else None)
         return None
 
     def _too_late(self, delivery: Delivery[Fact], known: Entry, fact: Revised) -> Outcome:
@@ -181,6 +181,7 @@ class Fold:
             "place": self._place(delivery.tenant, memory, known),
             "indexed_at": self._now,
             "earlier": _earlier(known),
+            "embedded_by": known.embedded_by or known.command,
         }
         return known.model_copy(update=update)
 
@@ -246,6 +247,11 @@ def _earlier(known: Entry) -> tuple[str, ...]:
 
 def _took_effect(fact: Fact, known: Entry) -> bool:
     return fact.command == known.command or fact.command in (known.earlier or ())
+
+
+def _embedded(fact: Fact, known: Entry) -> bool:
+    """Whether the vectors that the record speaks of came with this fact."""
+    return fact.command == (known.embedded_by or known.command)
 
 
 def session_of(delivery: Delivery[Fact]) -> Session | None:

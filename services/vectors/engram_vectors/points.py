@@ -50,6 +50,8 @@ class Entry(Message):
     place: int = 0
     earlier: tuple[str, ...] | None = None
     """The commands before `command`, as far as they may come again; a memory that was not changed has none."""
+    embedded_by: str | None = None
+    """The command that brought the vectors, where it is not `command`."""
 
 
 def memory_json(record: str) -> str | None:

@@ -302,6 +302,21 @@ def test_any_batching_and_any_number_of_torn_crashes_end_in_the_same_index(
     assert crashed.vectors == straight.vectors
 
 
+def test_a_repeat_that_is_met_again_after_a_crash_does_not_bring_back_its_vectors() -> None:
+    index = ToyIndex()
+    first = revised(2, 1, {"kind": "plan"}, embedding(chunk(2, [2])))
+    later = revised(3, 1, {"tags": ["a"]}, embedding(chunk(3, [3])))
+    repeat, last = delivered(4, first.message), revised(5, 1, {"importance": 0.9})
+    apply(index, remembered(1, memory(1)), first, later)
+    before = dict(index.vectors)
+    apply(index, repeat, last)
+
+    apply(index, repeat, last)
+
+    assert index.vectors == before
+    assert entry(index, 1).embedded_by == later.message.command
+
+
 def comparable(index: ToyIndex) -> dict[str, dict[str, Any]]:
     """Payloads, where a field that was cleared is a field that was never there."""
     return {
